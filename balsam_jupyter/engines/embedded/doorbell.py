@@ -1,0 +1,84 @@
+"""Waking each other: a Unix datagram socket for every listener of a site, rung after a commit.
+
+Ringing is a hint and may get lost; every listener also looks at the store once a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import select
+import socket
+import threading
+from pathlib import Path
+
+_numbers = itertools.count()
+
+
+def runtime_folder(site: Path) -> Path:
+    """A short folder for the sockets of a site (a socket's path has 108 bytes at most)."""
+    digest = hashlib.blake2b(os.fsencode(site), digest_size=8).hexdigest()
+    # Not TMPDIR: it may differ between a login shell and Jupyter, and both must meet here.
+    parent = Path("/tmp") / f"balsam-jupyter-{os.getuid()}"
+    folder = parent / digest
+    for each in (parent, folder):
+        each.mkdir(mode=0o700, exist_ok=True)
+        if each.stat().st_uid != os.getuid():
+            raise PermissionError(f"{each} belongs to another user")
+    return folder
+
+
+class Listener:
+    """One ear. `wait` returns at the next ring; several rings before it count as one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{os.getpid()}.{next(_numbers)}"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        self.socket.bind(str(self.path))
+        self.owner: threading.Thread | None = None
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def drain(self) -> bool:
+        """Forget the rings so far; true if there were any."""
+        rung = False
+        with contextlib.suppress(BlockingIOError):
+            while self.socket.recv(16):
+                rung = True
+        return rung
+
+    def wait(self, timeout: float) -> bool:
+        ready, _, _ = select.select([self.socket], [], [], max(0.0, timeout))
+        return bool(ready) and self.drain()
+
+    def close(self) -> None:
+        self.socket.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Bell:
+    """Rings every listener of a site but those given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+    def ring(self, but: Listener | None = None) -> None:
+        for entry in os.scandir(self.folder):
+            if but is not None and entry.name == but.path.name:
+                continue
+            try:
+                self.socket.sendto(b"!", entry.path)
+            except BlockingIOError:
+                pass  # its queue is full of rings already
+            except (ConnectionRefusedError, FileNotFoundError):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)  # its owner died
+
+    def close(self) -> None:
+        self.socket.close()

@@ -1,0 +1,306 @@
+"""The embedded engine behind the seam."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from ...errors import BadInput, NotFound, Unsupported, listing, nearest
+from ...models import (
+    Allocation,
+    AllocationRequest,
+    AppRecord,
+    EnsembleRecord,
+    Events,
+    JobRow,
+    JobSpec,
+    Query,
+    Resources,
+    SiteRecord,
+    Submitted,
+    Usage,
+)
+from . import scheduler, site
+from .doorbell import Bell, Listener, runtime_folder
+from .launcher.prepare import Preparer, clean_environment
+from .recovery import Recovery
+from .sessions import try_lock
+from .store import Store, jobs, records, work
+
+_LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
+
+
+class EmbeddedEngine:
+    """Stores and runs jobs on this machine. See `engines.base.Engine` for what the calls do."""
+
+    kind = "embedded"
+
+    def __init__(self, record: SiteRecord, settings: site.Settings) -> None:
+        self.site = record
+        self.settings = settings
+        self.path = Path(record.path)
+        self.store = Store(self.path / "balsam.db")
+        self.folder = runtime_folder(self.path)
+        self.bell = Bell(self.folder)
+        self._local = threading.local()
+        self._ears: list[Listener] = []
+        self._care = threading.Lock()
+        self._last_care = 0.0
+        self._recovery = Recovery(self.path, self.store, self.bell)
+        self.look_after()
+
+    @classmethod
+    def open(cls, name: str | None = None, path: str | None = None) -> EmbeddedEngine:
+        """Open a site by name or path; creates it if it is new.
+
+        Raises
+        ------
+        BadInput
+            If the name cannot be a site's name, or belongs to another directory.
+        SiteError
+            If the directory cannot be written to, its settings are wrong or its database is of a newer version.
+        """
+        number, name, folder = site.locate(name, path)
+        settings = site.Settings.read(folder / "settings.yml")
+        record = SiteRecord(number, name, str(folder), settings.nodes, settings.cores_per_node, settings.gpus_per_node)
+        return cls(record, settings)
+
+    def sites(self) -> list[SiteRecord]:
+        return [
+            self.site if name == self.site.name else SiteRecord(number, name, str(folder))
+            for name, (number, folder) in site.known_sites().items()
+        ]
+
+    # -- apps and jobs ------------------------------------------------------------------------------------
+
+    def register(self, app: AppRecord) -> int:
+        with self.store.transaction() as con:
+            app_id = records.put_app(con, app)
+        self.bell.ring()
+        return app_id
+
+    def apps(self) -> list[AppRecord]:
+        return records.apps(self.store.con)
+
+    def submit(self, specs: Iterable[JobSpec]) -> Submitted:
+        seen: set[int] = set()
+
+        def checked() -> Iterable[JobSpec]:
+            for spec in specs:
+                if id(spec.common) not in seen:
+                    seen.add(id(spec.common))
+                    self._check(spec.common.resources)
+                if spec.workdir and (os.path.isabs(spec.workdir) or ".." in Path(spec.workdir).parts):
+                    raise BadInput(f"workdir {spec.workdir!r} must be a relative path without '..'; it is below the site's data folder.")
+                yield spec
+
+        with self.store.transaction() as con:
+            submitted = jobs.submit(con, checked())
+        self.bell.ring()
+        return submitted
+
+    def _check(self, asked: Resources) -> None:
+        if asked.num_nodes > self.site.nodes:
+            raise BadInput(f"{asked.num_nodes} nodes are more than the site {self.site.name!r} has ({self.site.nodes}); ask for fewer.")
+        if asked.num_nodes * asked.ranks_per_node > 1:
+            raise Unsupported("This version runs jobs of one rank; start threads or processes inside the command, or use num_procs=1.")
+        if asked.threads_per_rank > self.site.cores_per_node:
+            raise BadInput(f"{asked.threads_per_rank} threads are more than a node's {self.site.cores_per_node} cores; ask for fewer.")
+        if asked.gpus_per_rank or asked.threads_per_rank > 1 or asked.node_packing_count is not None:
+            raise Unsupported("This version gives each job one core: leave out gpus_per_rank, threads_per_rank and node_packing_count.")
+
+    def jobs(self, query: Query) -> list[JobRow]:
+        return jobs.select(self.store.con, query)
+
+    def count(self, query: Query) -> dict[str, int]:
+        return jobs.count(self.store.con, query)
+
+    def update(self, query: Query, state: str, wait_time: float | None = 0.5) -> int:
+        if state == "USER_KILLED":
+            with self.store.transaction() as con:
+                changed, held = jobs.kill(con, query, wait_time)
+            if held:
+                self._recovery.sweep()  # its launcher may be dead
+        elif state == "RESTART_READY":
+            with self.store.transaction() as con:
+                changed = jobs.retry(con, query)
+        else:
+            raise BadInput(f"A job's state can be set to USER_KILLED or RESTART_READY, not {state!r}; the others are the launcher's.")
+        self.bell.ring()
+        return changed
+
+    def edit(self, ids: Iterable[int], changes: dict[str, object]) -> int:
+        asked = changes.get("resources")
+        if isinstance(asked, Resources):
+            self._check(asked)
+        with self.store.transaction() as con:
+            changed = jobs.edit(con, ids, changes)
+        self.bell.ring()
+        return changed
+
+    def delete(self, query: Query) -> int:
+        with self.store.transaction() as con:
+            deleted = jobs.delete(con, query)
+        self.bell.ring()
+        return deleted
+
+    def set_values(self, values: Iterable[tuple[int, str | bytes]]) -> None:
+        with self.store.transaction() as con:
+            jobs.set_values(con, values)
+
+    def put_ensemble(self, record: EnsembleRecord) -> None:
+        with self.store.transaction() as con:
+            records.put_ensemble(con, record)
+
+    def ensembles(self) -> list[EnsembleRecord]:
+        return records.ensembles(self.store.con)
+
+    # -- changes ------------------------------------------------------------------------------------------
+
+    def events(self, after: str, timeout: float = 0.0, limit: int = 10_000) -> Events:
+        if after == "now":
+            return Events(str(records.last_event(self.store.con)), [])
+        ear = self._ear()
+        last = int(after or 0)
+        deadline = time.monotonic() + timeout
+        while True:
+            rows = records.events(self.store.con, last, limit)
+            left = deadline - time.monotonic()
+            if rows or left <= 0:
+                return Events(str(rows[-1].seq if rows else last), rows)
+            ear.wait(min(left, _LOOK_S))
+            self.look_after()
+
+    def _ear(self) -> Listener:
+        """This thread's listener: two waiting threads must not take each other's rings."""
+        ear: Listener | None = getattr(self._local, "ear", None)
+        if ear is None:
+            self._forget_dead_threads()
+            ear = self._local.ear = Listener(self.folder)
+            self._ears.append(ear)
+            ear.owner = threading.current_thread()
+        return ear
+
+    def _forget_dead_threads(self) -> None:
+        for ear in [ear for ear in self._ears if ear.owner is not None and not ear.owner.is_alive()]:
+            self._ears.remove(ear)
+            ear.close()
+
+    def look_after(self) -> None:
+        """Settle what dead launchers and allocations left, at most once a second; anyone who waits does it."""
+        now = time.monotonic()
+        if now - self._last_care < _LOOK_S or not self._care.acquire(blocking=False):
+            return
+        try:
+            self._last_care = now
+            if work.unclosed_sessions(self.store.con):
+                self._recovery.sweep()
+            if records.allocations(self.store.con, unended=True):
+                if scheduler.reconcile(self.path, self.store) | bool(scheduler.start_waiting(self.path, self.store, self.settings)):
+                    self.bell.ring()
+        finally:
+            self._care.release()
+
+    # -- allocations --------------------------------------------------------------------------------------
+
+    def allocate(self, request: AllocationRequest) -> Allocation:
+        if request.num_nodes > self.site.nodes:
+            raise BadInput(f"{request.num_nodes} nodes are more than the site {self.site.name!r} has ({self.site.nodes}); ask for fewer.")
+        if request.num_nodes < 1 or request.wall_time_min <= 0:
+            raise BadInput("An allocation needs at least 1 node and more than 0 minutes.")
+        if request.job_mode not in ("mpi", "serial"):
+            raise BadInput(f"Unknown job mode {request.job_mode!r}: use 'mpi' or 'serial'.{nearest(request.job_mode, ['mpi', 'serial'])}")
+        if request.queue != "local":
+            raise BadInput(f"Unknown queue {request.queue!r}: the embedded engine has one, 'local'.")
+        if request.partitions:
+            raise Unsupported("This version runs an allocation as one partition: ask for several allocations, each with its filter_tags.")
+        scheduler.check_template(self.path)
+        with self.store.transaction() as con:
+            allocation_id = records.add_allocation(con, request)
+        scheduler.reconcile(self.path, self.store)
+        scheduler.start_waiting(self.path, self.store, self.settings)
+        self.bell.ring()
+        return records.allocation(self.store.con, allocation_id)
+
+    def allocations(self) -> list[Allocation]:
+        self.look_after()
+        return records.allocations(self.store.con)
+
+    def revoke(self, allocation_id: int, timeout: float = 60.0) -> bool:
+        records.allocation(self.store.con, allocation_id)
+        with self.store.transaction() as con:
+            state = records.ask_deletion(con, allocation_id)
+        self.bell.ring()
+        ear, deadline = self._ear(), time.monotonic() + timeout
+        while state == "pending_deletion":
+            lock = try_lock(scheduler.lock_path(self.path, allocation_id))
+            if lock is not None:
+                os.close(lock)
+                break
+            if time.monotonic() > deadline:
+                return False
+            ear.wait(0.05)  # the lock's release rings no bell
+        scheduler.reconcile(self.path, self.store)
+        self._recovery.sweep(allocation_id, stopping=True)
+        scheduler.start_waiting(self.path, self.store, self.settings)
+        self.bell.ring()
+        return True
+
+    # -- what a job left ----------------------------------------------------------------------------------
+
+    def _workdir(self, job_id: int) -> Path:
+        found = self.jobs(Query(ids=(job_id,)))
+        if not found:
+            raise NotFound(f"There is no job {job_id} at the site {self.site.name!r}.")
+        return self.path / "data" / found[0].workdir
+
+    def _file(self, job_id: int, path: str) -> Path:
+        if os.path.isabs(path) or ".." in Path(path).parts:
+            raise BadInput(f"{path!r} must be a relative path below the work directory.")
+        return self._workdir(job_id) / path
+
+    def read_file(self, job_id: int, path: str) -> bytes:
+        file = self._file(job_id, path)
+        try:
+            return file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            there = sorted(entry.name for entry in file.parent.iterdir()) if file.parent.is_dir() else []
+            raise NotFound(f"{path!r} is not a file in {file.parent}; there: {listing(there)}.{nearest(file.name, there)}") from None
+
+    def file_exists(self, job_id: int, path: str) -> bool:
+        return self._file(job_id, path).exists()
+
+    def output(self, job_id: int, tail: int | None = None) -> str:
+        log = self._workdir(job_id) / "job.out"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(log, "rb") as file:
+            if tail is None:
+                return file.read().decode(errors="replace")
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1000 * max(tail, 1)))  # logs can be huge
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-tail:] if tail > 0 else [])
+        return ""
+
+    def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
+        record = next((app for app in records.apps(self.store.con, job.app_id)), None)
+        if record is None:
+            raise NotFound(f"There is no app {job.app_name!r} at the site {self.site.name!r}; register it first.")
+        if record.kind == "python":
+            return [record.python_exe, f"{record.name}.run"], dict(record.environment_variables)
+        preparer = Preparer(clean_environment())
+        app = preparer.app(record)
+        _, _, _, argv, *_ = preparer.command(app, job.id, 1, job.workdir, job.parameters)
+        return [os.fsdecode(word) for word in argv], {**record.environment_variables, "BALSAM_JOB_ID": str(job.id)}
+
+    def usage(self) -> Usage:
+        return records.usage(self.store.con)
+
+    def close(self) -> None:
+        for ear in self._ears:
+            ear.close()
+        self._ears.clear()
+        self._local = threading.local()
+        self.bell.close()
+        self.store.close()

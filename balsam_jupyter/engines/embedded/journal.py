@@ -1,0 +1,61 @@
+"""What slot processes write down and takeovers read: one line for each start and each end.
+
+The lines live in the page cache the moment they are written, so they survive SIGKILL of any process.
+A slot process holds `flock` on its journal for as long as it lives, and writes ``O`` when it has seen
+that its launcher is gone and will start nothing more.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import marshal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Journal:
+    """One slot process's journal as read: jobs by (id, attempt)."""
+
+    path: Path
+    alive: bool = False
+    orphaned: bool = False
+    starts: dict[tuple[int, int], float] = field(default_factory=dict)
+    ends: dict[tuple[int, int], tuple[int, float, float, Any]] = field(default_factory=dict)
+    """Return code, start time, runtime (s), and what a Python app came to: (value, error, exception)."""
+
+
+def journal_path(session_folder: Path, slot: int, number: int, kind: str) -> Path:
+    return session_folder / f"{slot}.{number}.{kind}"
+
+
+def slot_of(path: Path) -> int:
+    return int(path.name.split(".")[0])
+
+
+def read(path: Path) -> Journal:
+    journal = Journal(path, alive=is_locked(path))
+    for line in path.read_bytes().split(b"\n")[:-1]:  # a line without its end was never written down
+        kind, *words = line.split(b" ")
+        if kind == b"O":
+            journal.orphaned = True
+        elif kind == b"S":
+            journal.starts[int(words[0]), int(words[1])] = float(words[2])
+        elif kind == b"E":
+            outcome = marshal.loads(base64.b64decode(words[5])) if len(words) > 5 else None
+            journal.ends[int(words[0]), int(words[1])] = int(words[2]), float(words[3]), float(words[4]), outcome
+    return journal
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock on this file."""
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False

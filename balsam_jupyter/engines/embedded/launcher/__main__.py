@@ -1,0 +1,63 @@
+"""The pilot process of one allocation: ``python -m balsam_jupyter.engines.embedded.launcher``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from ..scheduler import LOCK_VARIABLE, start_waiting
+from ..sessions import Session
+from ..site import Settings
+from ..store import Store, records
+from ..store.work import Fenced
+from .pilot import Pilot, log
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="launcher", description=__doc__)
+    parser.add_argument("--site", type=Path, required=True)
+    parser.add_argument("--allocation", type=int, required=True)
+    given = parser.parse_args()
+    inherited = os.environ.pop(LOCK_VARIABLE, "")
+    if inherited:
+        os.set_inheritable(int(inherited), False)  # held by this process, not by its tasks
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s", stream=sys.stderr)
+    store = Store(given.site / "balsam.db")
+    settings = Settings.read(given.site / "settings.yml")
+    if records.allocation(store.con, given.allocation).state == "pending_deletion":
+        end(given.site, store, settings, given.allocation, "revoked")
+        return 0
+    request = records.allocation(store.con, given.allocation).request
+    session = Session(given.site, store, given.allocation)
+    pilot = Pilot(given.site, store, settings, session, given.allocation, request.num_nodes * settings.cores_per_node)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: pilot.later(lambda: pilot.stop(f"it received {signal.Signals(n).name}")))
+    log.info("launcher of allocation %d: session %d, %d slots", given.allocation, session.id, pilot.slots_wanted)
+    try:
+        reason = pilot.run()
+    except Fenced:
+        log.error("another process has taken over from this session; leaving")
+        return 0
+    pilot.close()
+    session.close(store)
+    end(given.site, store, settings, given.allocation, reason)
+    pilot.bell.ring()
+    pilot.bell.close()
+    store.checkpoint()
+    return 0
+
+
+def end(site: Path, store: Store, settings: Settings, allocation_id: int, reason: str) -> None:
+    """Give the nodes back, and start who waits for them."""
+    with store.transaction() as con:
+        records.end_allocation(con, allocation_id, "finished", reason)
+    log.info("allocation %d has ended: %s", allocation_id, reason)
+    start_waiting(site, store, settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""How tasks end: by themselves, killed, at the end of the allocation, or with the process that ran them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import processes
+from ..journal import Journal
+from ..store.work import End
+from .slot import Channel, Slot
+
+if TYPE_CHECKING:
+    from .pilot import Job, Pilot
+
+Outcome = tuple[Any, str, "bytes | None", str]
+"""What a Python app came to: encoded value, error text, pickled exception, note on its outputs."""
+
+
+def log_tail(path: Path, lines: int = 10, most: int = 8192) -> str:
+    """The last lines of a log, "" if there is none."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - most))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+class Endings:
+    """Decides what each end means and leaves it to the pilot to commit."""
+
+    def __init__(self, pilot: Pilot) -> None:
+        self.pilot = pilot
+        self.all_over = threading.Event()
+        self.partial: dict[int, End] = {}  # ended well, outputs still to be read
+
+    # -- ends that slot processes report -----------------------------------------------------------------
+
+    def ended(self, job: Job, code: int, began: float, runtime: float, outcome: Outcome | None) -> None:
+        """A task's process has ended."""
+        value, error, exception, note = outcome or (None, "", None, "")
+        end = End(job.work.id, "finished", job.state, began, runtime, code, value, error or note, exception, self._version(job))
+        if code != 0 and job.killing:
+            job.over.set()  # the thread that kills it makes sure of its children, then the end is told
+            self.partial[end.job_id] = end._replace(outcome="killed")
+        elif code != 0 and self.pilot.stopping:
+            self.tell(end._replace(outcome="timeout"))
+        elif code != 0:
+            folder = self.pilot.site / "data" / job.work.workdir
+            log = "job.err" if self.pilot.settings.split_stderr else "job.out"
+            self.tell(end._replace(outcome="error", error=error or log_tail(folder / log) or f"exit code {code}, and nothing in its log"))
+        elif outcome is None and job.app is not None and job.app.record.outputs:
+            self.read_outputs(job, end)
+        else:
+            self.tell(end)
+
+    def tell(self, end: End) -> None:
+        """Leave an end to the next commit."""
+        self.pilot.starts.pop(end.job_id, None)
+        self.pilot.ends.append(end)
+        if end.outcome != "done":
+            self.pilot.jobs.pop(end.job_id).over.set()
+            if not self.pilot.jobs:
+                self.all_over.set()
+
+    def failed(self, job: Job, why: str) -> None:
+        """A task that could not even be started."""
+        self.tell(End(job.work.id, "error", job.state, time.time(), 0.0, None, None, why, None, self._version(job)))
+
+    def _version(self, job: Job) -> str | None:
+        return job.app.record.version if job.app is not None else None
+
+    # -- outputs ------------------------------------------------------------------------------------------
+
+    def read_outputs(self, job: Job, end: End) -> None:
+        """Have the slot's Python process read what the command left, beside the next task."""
+        self.tell(end._replace(outcome="done"))
+        job.state = "RUN_DONE"
+        self.partial[end.job_id] = end._replace(from_state="RUN_DONE")
+        self._ask(job)
+
+    def _ask(self, job: Job) -> None:
+        assert job.slot is not None and job.app is not None
+        worker = job.slot.worker_for(job.app, any_python=True)
+        assert worker is not None
+        if worker.outlet not in self.pilot.channels:
+            self.pilot.listen_to(job.slot, worker)
+        job.slot.tell(worker, job.app)
+        worker.extracting.add(job.work.id)
+        worker.send(("extract", job.work.id, str(self.pilot.site / "data" / job.work.workdir), job.app.number))
+
+    def extracted(self, job_id: int, value: str | bytes | None, note: str) -> None:
+        end = self.partial.pop(job_id)
+        self.tell(end._replace(value=value, error=note))
+
+    # -- kills --------------------------------------------------------------------------------------------
+
+    def kill(self, job: Job, wait_time: float | None) -> None:
+        """End one task and its whole process tree."""
+        job_id = job.work.id
+        if job.state == "RUN_DONE":
+            return  # it ended before the kill
+        job.killing = True
+        if job.channel is None:
+            self.pilot.backlog.remove(job_id)
+            self.pilot.let_go(job_id)
+            return
+        job.channel.send(("drop", job_id))
+        threading.Thread(target=self._kill, args=(job, job.channel, wait_time), daemon=True).start()
+
+    def _kill(self, job: Job, channel: Channel, wait_time: float | None) -> None:
+        """In a thread: signal until the end has been reported, then make sure nothing of the task is left."""
+        mine = {"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_JOB_ID": job.work.id}
+        marks: list[dict[str, object]] = [mine]
+        deadline = time.monotonic() + (wait_time or 0.0)
+        while not job.over.is_set():
+            if channel.kind == "worker" and len(marks) == 1 and (job.work.id, job.work.attempt) in _running(channel):
+                channel.killed = True  # the warm process is the task's process
+                marks.append({"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_WORKER": channel.journal.name})
+            left = None if wait_time is None else max(0.0, deadline - time.monotonic())
+            processes.end(marks, left)
+            job.over.wait(0.01 if wait_time is not None else None)
+        if wait_time is not None:
+            processes.end([mine], max(0.0, deadline - time.monotonic()))
+        self.pilot.later(lambda: self._killed(job.work.id))
+
+    def _killed(self, job_id: int) -> None:
+        if job_id in self.partial and job_id in self.pilot.jobs:
+            self.tell(self.partial.pop(job_id))
+
+    def end_all(self, grace_s: float) -> None:
+        """End every task because the allocation ends."""
+        if not self.pilot.jobs:
+            self.all_over.set()
+        for job in self.pilot.jobs.values():
+            if job.channel is not None:
+                job.channel.send(("drop", job.work.id))
+        channels = [channel for slot in self.pilot.slots for channel in slot.channels]
+        spared = [channel.process.pid for channel in channels if channel.kind == "spawner" or not channel.jobs]
+        threading.Thread(target=self._end_all, args=(grace_s, spared), daemon=True).start()
+
+    def _end_all(self, grace_s: float, spared: list[int]) -> None:
+        deadline = time.monotonic() + grace_s
+        mark: list[dict[str, object]] = [{"BALSAM_SESSION": self.pilot.session.mark}]
+        while not self.all_over.is_set():
+            left = deadline - time.monotonic()
+            if left <= 0:  # an output function that hangs keeps nobody
+                spared = [slot.spawner.process.pid for slot in self.pilot.slots]
+            processes.end(mark, max(0.0, left), but=spared)
+            self.all_over.wait(0.02)
+        processes.end(mark, max(0.0, deadline - time.monotonic()), but=spared)
+        self.pilot.later(lambda: None)
+
+    # -- slot processes that died ------------------------------------------------------------------------
+
+    def settle(self, slot: Slot, channel: Channel, code: int, journal: Journal) -> None:
+        """What a slot process that is gone had been given: ended, in flight, or not begun."""
+        for job_id in list(channel.jobs):
+            job = self.pilot.jobs.get(job_id)
+            channel.jobs.pop(job_id)
+            if job is None:
+                continue
+            key = job_id, job.work.attempt
+            if key in journal.ends:
+                self.ended(job, *journal.ends[key])
+            elif key not in journal.starts:
+                self.pilot.take_back(job_id)
+            elif channel.kind == "worker" and (job.killing or self.pilot.stopping or not channel.killed):
+                self._process_died(job, code, journal.starts[key])
+            else:
+                self._runner_died(job, channel, journal.starts[key])
+        for job_id in list(channel.extracting):
+            if channel.killed and not self.pilot.stopping:
+                slot.worker = None
+                self._ask(self.pilot.jobs[job_id])
+            else:
+                self.extracted(job_id, None, f"the process that read the outputs died (exit code {code})")
+
+    def _process_died(self, job: Job, code: int, began: float) -> None:
+        """A Python app took its process along: that is the end of this task alone."""
+        runtime = max(0.0, time.time() - began)
+        if code == 0:  # os._exit(0): it neither returned nor raised
+            self.tell(End(job.work.id, "error", job.state, began, runtime, 0, None, "the app ended its process before it returned"))
+            return
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        self.ended(job, code, began, runtime, (None, f"the app's process {how} before the app returned", None, ""))
+
+    def _runner_died(self, job: Job, channel: Channel, began: float) -> None:
+        """The task may still run, but nobody will know how it ends: end it, and let it run again."""
+        session = self.pilot.session.mark
+        kind = f"BALSAM_{channel.kind.upper()}"
+        processes.end([{"BALSAM_SESSION": session, "BALSAM_JOB_ID": job.work.id}, {"BALSAM_SESSION": session, kind: channel.journal.name}], 0)
+        outcome = "killed" if job.killing else "died"
+        self.tell(End(job.work.id, outcome, job.state, began, max(0.0, time.time() - began), None, None, "", None, self._version(job)))
+
+
+def _running(channel: Channel) -> set[tuple[int, int]]:
+    from ..journal import read
+
+    journal = read(channel.journal)
+    return journal.starts.keys() - journal.ends.keys()

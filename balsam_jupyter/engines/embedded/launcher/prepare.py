@@ -1,0 +1,110 @@
+"""From a checked-out job to what a slot process needs to run it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ....codec import decode, encode
+from ....errors import BalsamJupyterError
+from ....models import AppRecord
+from ....shelltext import shell
+from ....templates import CommandTemplate, render_text
+
+# What a notebook's kernel has in its environment for itself, and a task must not inherit.
+_KERNEL_ONLY = ("MPLBACKEND", "CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "GIT_PAGER", "PAGER", "PYDEVD_USE_FRAME_EVAL", "TERM")
+_KERNEL_PREFIXES = ("JPY_", "IPY_", "BALSAM_SESSION", "BALSAM_SLOT", "BALSAM_WORKER", "BALSAM_JOB_ID")
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what belongs to a notebook's kernel.
+
+    Programs installed beside this Python are found, also when its environment is not activated.
+    """
+    env = {k: v for k, v in os.environ.items() if k not in _KERNEL_ONLY and not k.startswith(_KERNEL_PREFIXES)}
+    beside = os.path.dirname(sys.executable)
+    folders = env.get("PATH", os.defpath).split(os.pathsep)
+    if beside not in folders:
+        env["PATH"] = os.pathsep.join([beside, *folders])
+    return env
+
+
+@dataclass
+class App:
+    """An app as this launcher runs it."""
+
+    record: AppRecord
+    number: int
+    """Names this version of the app towards slot processes."""
+    environment: dict[str, str]
+    template: CommandTemplate | None
+    texts: list[tuple[str, str]]
+    """Input files rendered for each job: name, template."""
+    fixed: list[tuple[str, str, bytes]]
+    """Input files that are the same for all: name, path to copy from or "", content."""
+
+    @property
+    def worker_key(self) -> tuple[Any, ...]:
+        """Python apps with equal keys share a warm process."""
+        return self.record.python_exe, tuple(self.record.preamble), tuple(sorted(self.record.environment_variables.items()))
+
+
+class Preparer:
+    """Prepares jobs of any app; what depends on the app alone is computed once."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self._numbers = 0
+        self._programs: dict[tuple[str, str], bytes] = {}
+
+    def app(self, record: AppRecord) -> App:
+        self._numbers += 1
+        template = CommandTemplate(record.command_template) if record.kind == "shell" else None
+        texts = [(name, given["template"]) for name, given in record.inputs.items() if "template" in given]
+        fixed = [
+            (name, given.get("path", ""), given.get("text", "").encode())
+            for name, given in record.inputs.items()
+            if "template" not in given
+        ]
+        return App(record, self._numbers, {**self.environment, **record.environment_variables}, template, texts, fixed)
+
+    def argv(self, app: App, values: Mapping[str, Any]) -> list[str]:
+        """The exact argument list of a command."""
+        assert app.template is not None
+        if app.record.preamble:
+            return [shell(), "-c", "\n".join([*app.record.preamble, app.template.shell_text(values)])]
+        return app.template.argv(values)
+
+    def files(self, app: App, values: Mapping[str, Any]) -> list[tuple[str, str, bytes]]:
+        if not app.texts:
+            return app.fixed
+        return app.fixed + [(name, "", render_text(text, values).encode()) for name, text in app.texts]
+
+    def command(self, app: App, job: int, attempt: int, directory: str, parameters: str | bytes) -> tuple[Any, ...]:
+        """A spawner's task."""
+        values = decode(parameters)
+        argv = [os.fsencode(word) for word in self.argv(app, values)]
+        argv[0] = self._program(argv[0], app.environment.get("PATH", os.defpath))
+        return job, attempt, directory, argv, app.number, self.files(app, values), attempt > 1
+
+    def _program(self, name: bytes, path: str) -> bytes:
+        """Where the program is; a name that is not found stays, and the shell will say so in the task's log."""
+        if b"/" in name:
+            return name
+        key = os.fsdecode(name), path
+        if key not in self._programs:
+            self._programs[key] = os.fsencode(shutil.which(key[0], path=path) or name)
+        return self._programs[key]
+
+    def call(self, app: App, job: int, attempt: int, directory: str, parameters: str | bytes, info: Mapping[str, Any]) -> tuple[Any, ...]:
+        """A worker's task."""
+        values = decode(parameters) if app.texts else {}
+        return job, attempt, directory, app.number, parameters, encode(dict(info)), attempt > 1, self.files(app, values)
+
+
+Unpreparable = (BalsamJupyterError, OSError, ValueError, KeyError, TypeError)
+"""What preparing one job may raise without it being the launcher's fault; that job FAILED, with the text."""

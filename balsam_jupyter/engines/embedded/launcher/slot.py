@@ -1,0 +1,157 @@
+"""The launcher's side of a slot: a spawner for commands, and a warm worker for Python once one is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ....shelltext import shell
+from ..journal import Journal, journal_path, read
+from ..sessions import Session
+from .prepare import App
+
+_HERE = Path(__file__).parent
+
+
+class Channel:
+    """A slot process and the pipes to it. Writing never blocks: what does not fit is sent when it can be."""
+
+    def __init__(self, kind: str, argv: list[str], env: Mapping[str, str], journal: Path) -> None:
+        self.kind = kind
+        self.journal = journal
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(env), start_new_session=True)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.inlet, self.outlet = self.process.stdin.fileno(), self.process.stdout.fileno()
+        os.set_blocking(self.inlet, False)
+        os.set_blocking(self.outlet, False)
+        self.unsent = bytearray()
+        self.received = bytearray()
+        self.jobs: dict[int, None] = {}  # handed over and not reported back, in order
+        self.known: set[int] = set()  # app numbers the process was told of
+        self.extracting: set[int] = set()  # jobs whose outputs it reads
+        self.ready = False  # it holds its journal's lock; nothing is handed over before
+        self.killed = False  # it was ended for the sake of one job; others it held are not to blame
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.jobs or self.extracting)
+
+    def send(self, message: tuple[Any, ...]) -> None:
+        frame = marshal.dumps(message)
+        self.unsent += len(frame).to_bytes(4, "little") + frame
+        self.push()
+
+    def push(self) -> None:
+        """Send what waits, as far as the pipe takes it."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):
+            while self.unsent:
+                del self.unsent[: os.write(self.inlet, self.unsent)]
+
+    def receive(self) -> tuple[list[tuple[Any, ...]], bool]:
+        """The frames that have arrived, and whether the process is gone."""
+        gone = False
+        try:
+            while data := os.read(self.outlet, 1 << 20):
+                self.received += data
+            gone = True
+        except BlockingIOError:
+            pass
+        return self.frames(), gone
+
+    def frames(self) -> list[tuple[Any, ...]]:
+        """The whole frames among what was received."""
+        frames = []
+        while len(self.received) >= 4 and len(self.received) >= (size := 4 + int.from_bytes(self.received[:4], "little")):
+            frames.append(marshal.loads(self.received[4:size]))
+            del self.received[:size]
+        return frames
+
+    def bury(self) -> tuple[int, Journal]:
+        """Exit code and journal of a process that is gone."""
+        code = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        return code, read(self.journal)
+
+
+class Slot:
+    """One core's worth of running."""
+
+    def __init__(self, number: int, session: Session, environment: Mapping[str, str], split_stderr: bool) -> None:
+        self.number = number
+        self.folder = session.folder
+        self.environment = {**environment, "BALSAM_SESSION": session.mark, "BALSAM_SLOT": str(number)}
+        self.split = "1" if split_stderr else "0"
+        self.made = 0
+        self.spawner = self.start_spawner()
+        self.worker: Channel | None = None
+        self.worker_key: tuple[Any, ...] = ()
+        self.retired: list[Channel] = []
+
+    @property
+    def channels(self) -> list[Channel]:
+        return [self.spawner, *([self.worker] if self.worker else []), *self.retired]
+
+    @property
+    def handed(self) -> int:
+        """Jobs handed over and not reported back."""
+        return sum(len(channel.jobs) for channel in self.channels)
+
+    def _journal(self, kind: str) -> Path:
+        self.made += 1
+        return journal_path(self.folder, self.number, self.made, kind)
+
+    def start_spawner(self) -> Channel:
+        journal = self._journal("spawner")
+        argv = [sys.executable, "-I", "-S", "-X", "utf8", str(_HERE / "spawner.py"), str(journal), self.split]
+        self.spawner = Channel("spawner", argv, {**self.environment, "BALSAM_SPAWNER": journal.name}, journal)
+        return self.spawner
+
+    def worker_for(self, app: App, any_python: bool = False) -> Channel | None:
+        """The warm process for this app, started if need be; None while the slot's worker is busy with another kind."""
+        key = () if any_python else app.worker_key
+        if self.worker is not None and (any_python or self.worker_key == key):
+            return self.worker
+        if self.worker is not None:
+            if self.worker.busy:
+                return None
+            self.retire(self.worker)
+        journal = self._journal("worker")
+        python = app.record.python_exe or sys.executable
+        argv = [python, "-u", str(_HERE / "worker.py"), str(journal), self.split]
+        if app.record.preamble and not any_python:
+            argv = [shell(), "-c", "\n".join([*app.record.preamble, 'exec "$0" "$@"']), *argv]
+        env = {**app.environment, **self.environment, "BALSAM_WORKER": journal.name}
+        if not any_python:
+            env.update(app.record.environment_variables)
+        self.worker, self.worker_key = Channel("worker", argv, env, journal), key
+        return self.worker
+
+    def retire(self, channel: Channel) -> None:
+        """Let a process end that is not needed any more; its end is seen like any other."""
+        assert channel.process.stdin is not None
+        channel.process.stdin.close()
+        channel.inlet = -1
+        channel.unsent.clear()
+        self.worker = None
+        self.retired.append(channel)
+
+    def tell(self, channel: Channel, app: App) -> None:
+        """Make an app known to the process, once."""
+        if app.number in channel.known:
+            return
+        channel.known.add(app.number)
+        if channel.kind == "spawner":
+            env = {**app.environment, **self.environment, **app.record.environment_variables}
+            channel.send(("env", app.number, {os.fsencode(k): os.fsencode(v) for k, v in env.items()}))
+        else:
+            record = app.record
+            channel.send(("app", app.number, (record.name, record.payload, record.sys_path, record.outputs)))

@@ -1,0 +1,247 @@
+"""A slot's spawner: runs commands one after another, each in its directory with its log.
+
+Started by path with ``python -I -S``; imports little, so that the process is small and starts quickly.
+Frames on stdin and stdout are a 4-byte length and a marshalled value.
+
+In:  ("env", number, {bytes: bytes}), ("run", [task, …]), ("kill", job id, signal), ("drop", job id)
+     task = (job id, attempt, directory, argv, env number, files, keep_log), files = [(name, source, bytes)]
+Out: (started, ends, returned)
+     started = (job id, start time) of a task that has been running for a while, or None
+     ends = [(job id, return code, start time, runtime in s), …], returned = [job id, …] not started
+
+Journal: "S id attempt time" before a start, "E id attempt code time runtime" after an end, "O" when the
+launcher is gone. See `journal.py`.
+"""
+
+import fcntl
+import marshal
+import os
+import select
+import signal
+import sys
+import time
+
+FLUSH_S = 0.005  # a result waits this long at most for company
+PATIENCE_S = 0.05  # tasks queued behind one that runs longer than this go back, for other slots to take
+
+
+class Spawner:
+    def __init__(self, journal, split_stderr):
+        self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        fcntl.flock(self.journal, fcntl.LOCK_EX)
+        self.split_stderr = split_stderr
+        self.environments = {}
+        self.queue = []
+        self.made = set()  # directories made ahead
+        self.inbox = bytearray()
+        self.orphaned = False
+        self.current = None  # (job id, pid)
+        self.started = None
+        self.ends = []
+        self.returned = []
+        self.last_flush = 0.0
+        self.woken, wake = os.pipe()
+        os.set_blocking(self.woken, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        os.set_blocking(0, False)
+        self.poll = select.poll()
+        self.poll.register(0, select.POLLIN)
+        self.both = select.poll()
+        self.both.register(0, select.POLLIN)
+        self.both.register(self.woken, select.POLLIN)
+        self.child = select.poll()
+        self.child.register(self.woken, select.POLLIN)
+
+    def main(self):
+        self.flush(hello=True)
+        while True:
+            if not self.queue:
+                self.flush()
+                if self.orphaned:
+                    return
+                self.poll.poll()
+                self.hear()
+            elif self.poll.poll(0):
+                self.hear()
+            if self.queue and not self.orphaned:
+                self.run(self.queue.pop(0))
+
+    def hear(self):
+        """Take in what the launcher sent, or notice that it is gone."""
+        try:
+            data = os.read(0, 1 << 20)
+        except BlockingIOError:
+            return
+        if not data:
+            self.orphaned = True
+            self.queue.clear()
+            os.write(self.journal, b"O\n")
+            return
+        self.inbox += data
+        while len(self.inbox) >= 4:
+            size = int.from_bytes(self.inbox[:4], "little")
+            if len(self.inbox) < 4 + size:
+                return
+            message = marshal.loads(self.inbox[4 : 4 + size])
+            del self.inbox[: 4 + size]
+            kind = message[0]
+            if kind == "run":
+                self.queue.extend(message[1])
+            elif kind == "env":
+                self.environments[message[1]] = message[2]
+            elif kind == "kill" and self.current is not None and self.current[0] == message[1]:
+                try:
+                    os.killpg(self.current[1], message[2])
+                except ProcessLookupError:
+                    pass
+            elif kind == "drop":
+                self.give_back([task for task in self.queue if task[0] == message[1]])
+
+    def give_back(self, tasks):
+        for task in tasks:
+            self.queue.remove(task)
+            self.returned.append(task[0])
+
+    def flush(self, hello=False):
+        if not (self.ends or self.returned or self.started or hello):
+            return
+        frame = marshal.dumps((self.started, self.ends, self.returned))
+        self.started, self.ends, self.returned = None, [], []
+        self.last_flush = time.monotonic()
+        frame = len(frame).to_bytes(4, "little") + frame
+        while frame:
+            try:
+                frame = frame[os.write(1, frame) :]
+            except BrokenPipeError:  # the launcher is gone; the journal has it all
+                return
+
+    def run(self, task):
+        job, attempt, directory, argv, env, files, keep_log = task
+        os.write(self.journal, b"S %d %d %.6f\n" % (job, attempt, time.time()))
+        environment = self.environments[env]
+        environment[b"BALSAM_JOB_ID"] = b"%d" % job
+        began = time.time()
+        clock = time.monotonic()
+        try:
+            if directory in self.made:
+                self.made.discard(directory)
+            else:
+                make(directory)
+            os.chdir(directory)
+            if keep_log:
+                rotate()
+            for name, source, content in files:
+                write(name, source, content)
+            pid = self.spawn(argv, environment)
+        except OSError as error:
+            code = self.not_started(error)
+        else:
+            self.current = job, pid
+            self.make_ahead()
+            code = self.wait(job, pid, began, clock)
+            self.current = None
+        runtime = time.monotonic() - clock
+        os.write(self.journal, b"E %d %d %d %.6f %.6f\n" % (job, attempt, code, began, runtime))
+        self.ends.append((job, code, began, runtime))
+        if self.started is not None and self.started[0] == job:
+            self.started = None
+        if clock + runtime - self.last_flush > FLUSH_S:
+            self.flush()
+
+    def spawn(self, argv, environment):
+        create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, "job.out", create, 0o666)]
+        if self.split_stderr:
+            actions.append((os.POSIX_SPAWN_OPEN, 2, "job.err", create, 0o666))
+        else:
+            actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+        defaults = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+        try:
+            return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setpgroup=0, setsigdef=defaults)
+        except OSError:
+            # Not an executable: let the shell say so, in the task's log and with the code users know.
+            shell = [b"/bin/sh", b"-c", b'exec "$0" "$@"', *argv]
+            return os.posix_spawn(shell[0], shell, environment, file_actions=actions, setpgroup=0, setsigdef=defaults)
+
+    def not_started(self, error):
+        """No directory, no log or no process could be made: say why in the log if there can be one."""
+        try:
+            with open("job.out", "a") as log:
+                log.write("balsam-jupyter could not start this task: %s\n" % error)
+        except OSError:
+            pass
+        return 126
+
+    def make_ahead(self):
+        if self.queue:
+            directory = self.queue[0][2]
+            if directory not in self.made:
+                try:
+                    make(directory)
+                    self.made.add(directory)
+                except OSError:
+                    pass  # met again, and told, when the task starts
+
+    def wait(self, job, pid, began, clock):
+        """Until the command has ended; meanwhile pass on results, and listen."""
+        while True:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            age = time.monotonic() - clock
+            if age < FLUSH_S:
+                patience = FLUSH_S - age
+            elif age < PATIENCE_S:
+                patience = PATIENCE_S - age
+            else:
+                patience = None
+            for fd, _ in (self.child if self.orphaned else self.both).poll(None if patience is None else patience * 1000 + 1):
+                if fd == self.woken:
+                    os.read(self.woken, 4096)
+                else:
+                    self.hear()
+            if patience is not None and time.monotonic() - clock >= age + patience:
+                if age < FLUSH_S:
+                    self.started = job, began
+                else:
+                    self.give_back(self.queue[:])
+            if age >= FLUSH_S or self.started:
+                self.flush()
+
+
+def make(directory):
+    try:
+        os.mkdir(directory)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        os.makedirs(directory, exist_ok=True)
+
+
+def rotate():
+    """A rerun keeps the log of the run before: job.out.1 is the first one's."""
+    for log in ("job.out", "job.err"):
+        if os.path.exists(log):
+            number = 1
+            while os.path.exists("%s.%d" % (log, number)):
+                number += 1
+            os.rename(log, "%s.%d" % (log, number))
+
+
+def write(name, source, content):
+    folder = os.path.dirname(name)
+    if folder:
+        os.makedirs(folder, exist_ok=True)
+    if source:
+        with open(source, "rb") as file:
+            content = file.read()
+    with open(name, "wb") as file:
+        file.write(content)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Spawner(sys.argv[1], sys.argv[2] == "1").main()

@@ -1,0 +1,245 @@
+"""The site directory: where it is, what is in it, and its validated settings."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import sys
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import BadInput, NotFound, SiteError, listing, nearest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+FOLDERS = ("data", "log", "qsubmit", "run")
+
+SETTINGS_TEMPLATE = """\
+# Settings of this balsam-jupyter site; read when an allocation or a kernel opens the site.
+# Remove the '#' in front of a line to change it; what is shown is the value detected or chosen by default.
+
+# Virtual nodes of this machine that allocations share.
+# nodes: 1
+
+# Cores and GPUs of one node (default: what this machine has, divided by the nodes).
+# cores_per_node: {cores}
+# gpus_per_node: {gpus}
+
+# The command that starts MPI programs (default: the first of mpiexec, mpirun, srun that is found).
+# mpi_launcher: {mpi}
+
+# A launcher that has had nothing to run for so long (seconds) ends its allocation.
+# idle_time_s: 600
+
+# Between SIGTERM and SIGKILL (seconds), when an allocation ends with tasks still running.
+# grace_period_s: 10
+
+# Write stderr to job.err instead of into job.out.
+# split_stderr: false
+"""
+
+JOB_TEMPLATE = """\
+#!/bin/bash
+# Template (Jinja2) of the script that is one allocation of this site; rendered to qsubmit/qlaunch{ID}.sh.
+# Put here what every task needs (module load …, export …). The variables: batch_job_id, project, queue,
+# num_nodes, wall_time_min, job_mode, optional_params, launcher.
+# allocation {{ batch_job_id }}: {{ num_nodes }} node(s) for {{ wall_time_min }} min, job mode {{ job_mode }}
+
+# A launcher that died by a signal is started again while wall time is left, with a pause that doubles;
+# one that ends by itself (idle, wall time over, revoked) ends the allocation.
+stop() { stopped=1; kill -TERM "$pid" 2>/dev/null; }
+trap stop TERM INT
+stopped=0; pause=1
+while [ "$stopped" = 0 ]; do
+    began=$SECONDS
+    {{ launcher }} &
+    pid=$!
+    wait "$pid"; code=$?
+    while kill -0 "$pid" 2>/dev/null; do wait "$pid"; code=$?; done
+    [ "$code" -lt 128 ] && break
+    echo "$(date '+%F %T') the launcher died (exit code $code)"
+    [ $((SECONDS - began)) -gt 60 ] && pause=1
+    sleep "$((pause / 5)).$((pause % 5 * 2))" & wait $!
+    pause=$((pause < 150 ? pause * 2 : 150))
+done
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What ``settings.yml`` may say, with defaults filled in."""
+
+    nodes: int = 1
+    cores_per_node: int = 0
+    gpus_per_node: int = -1
+    mpi_launcher: str = ""
+    idle_time_s: float = 600.0
+    grace_period_s: float = 10.0
+    split_stderr: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """Read and validate; every mistake names the file, the key and what is allowed.
+
+        Raises
+        ------
+        SiteError
+            If the file is not YAML, or holds an unknown key or a value of the wrong kind.
+        """
+        try:
+            given = yaml.safe_load(path.read_text()) or {}
+        except FileNotFoundError:
+            given = {}
+        except yaml.YAMLError as error:
+            raise SiteError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Correct or delete it.") from None
+        if not isinstance(given, dict):
+            raise SiteError(f"{path} must hold lines 'key: value'.")
+        known = {f.name: f.default for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in given.items():
+            if key not in known:
+                raise SiteError(f"{path}: unknown setting {key!r}; known: {listing(known)}.{nearest(str(key), known)}")
+            values[key] = _checked(path, key, value, known[key])
+        settings = cls(**values)
+        cores = settings.cores_per_node or max(1, usable_cores() // settings.nodes)
+        gpus = settings.gpus_per_node if settings.gpus_per_node >= 0 else detected_gpus() // settings.nodes
+        mpi = settings.mpi_launcher or detected_mpi()
+        return cls(**{**values, "cores_per_node": cores, "gpus_per_node": gpus, "mpi_launcher": mpi})
+
+
+def _checked(path: Path, key: str, value: Any, default: Any) -> Any:
+    lowest = {"nodes": 1, "cores_per_node": 1, "gpus_per_node": 0, "idle_time_s": 0, "grace_period_s": 0}
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise SiteError(f"{path}: {key} must be true or false, not {value!r}.")
+    elif isinstance(default, str):
+        value = str(value)
+    else:
+        kinds = (int,) if isinstance(default, int) else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or value < lowest[key]:
+            kind = "a whole number" if isinstance(default, int) else "a number"
+            raise SiteError(f"{path}: {key} must be {kind} of at least {lowest[key]}, not {value!r}.")
+    return value
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def detected_gpus() -> int:
+    """NVIDIA GPUs that have a device file (no driver call, which could take seconds)."""
+    try:
+        return sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in os.listdir("/dev"))
+    except OSError:
+        return 0
+
+
+def detected_mpi() -> str:
+    """The first MPI launcher on the PATH or beside this Python; "" if there is none."""
+    folders = os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)])
+    found = (shutil.which(name, path=folders) for name in ("mpiexec", "mpirun", "srun"))
+    return next((path for path in found if path), "")
+
+
+def home() -> Path:
+    """Where the list of sites and the sites without a path of their own live."""
+    from platformdirs import user_data_path
+
+    return Path(os.environ.get("BALSAM_JUPYTER_HOME") or user_data_path("balsam-jupyter")).expanduser().absolute()
+
+
+@contextmanager
+def _registry() -> Iterator[dict[str, dict[str, Any]]]:
+    """The sites by name, under a lock; what the block changes is written back."""
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "sites.lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise SiteError(f"{folder} is not writable ({error.strerror}); set BALSAM_JUPYTER_HOME to one that is.") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        file = folder / "sites.json"
+        sites = json.loads(file.read_text()) if file.exists() else {}
+        before = json.dumps(sites)
+        yield sites
+        if json.dumps(sites) != before:
+            fresh = file.with_suffix(".new")
+            fresh.write_text(json.dumps(sites, indent=1))
+            fresh.replace(file)
+
+
+def known_sites() -> dict[str, tuple[int, Path]]:
+    """Id and directory of every registered site, by name."""
+    with _registry() as sites:
+        return {name: (entry["id"], Path(entry["path"])) for name, entry in sites.items()}
+
+
+def locate(name: str | None, path: str | None) -> tuple[int, str, Path]:
+    """Id, name and directory of the site meant; registers it, and creates its directory, if it is new.
+
+    Raises
+    ------
+    BadInput
+        If the name cannot be a site's name, or belongs to another directory.
+    SiteError
+        If the directory cannot be written to.
+    """
+    if name is not None and not _NAME.fullmatch(name):
+        raise BadInput(f"{name!r} cannot name a site: use letters, digits, '.', '_' and '-', beginning with one of the first two.")
+    with _registry() as sites:
+        folder = Path(path).expanduser().absolute() if path is not None else None
+        if name is None and folder is not None:
+            name = next((n for n, e in sites.items() if Path(e["path"]) == folder), None)
+            name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "site"
+        name = name or "default"
+        known = sites.get(name)
+        if known and folder is not None and Path(known["path"]) != folder:
+            raise BadInput(f"The site {name!r} is at {known['path']}; choose another name for {folder}.")
+        folder = folder or (Path(known["path"]) if known else home() / "sites" / name)
+        create(folder)
+        if not known:
+            known = sites[name] = {"id": 1 + max((e["id"] for e in sites.values()), default=0), "path": str(folder)}
+        return known["id"], name, folder
+
+
+def find(site: int | str) -> str:
+    """The name of a registered site given by id or name.
+
+    Raises
+    ------
+    NotFound
+        If there is no such site; the message lists the sites.
+    """
+    sites = known_sites()
+    for name, (number, _) in sites.items():
+        if site in (name, number):
+            return name
+    raise NotFound(f"There is no site {site!r}; the sites: {listing(sites)}.{nearest(str(site), sites)}")
+
+
+def create(folder: Path) -> None:
+    """Make the site's folders and files where they are missing."""
+    try:
+        for sub in FOLDERS:
+            (folder / sub).mkdir(parents=True, exist_ok=True)
+        settings, template = folder / "settings.yml", folder / "job-template.sh"
+        if not settings.exists():
+            text = SETTINGS_TEMPLATE.format(cores=usable_cores(), gpus=detected_gpus(), mpi=detected_mpi() or "none found")
+            settings.write_text(text)
+        if not template.exists():
+            template.write_text(JOB_TEMPLATE)
+        probe = folder / "run" / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise SiteError(f"The site directory {folder} cannot be written to ({why}); choose another with path=…") from None

@@ -1,0 +1,5 @@
+"""The site's SQLite file. All SQL of the embedded engine is in this folder."""
+
+from .schema import Store
+
+__all__ = ["Store"]

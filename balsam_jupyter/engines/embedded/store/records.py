@@ -1,0 +1,177 @@
+"""Apps, ensembles, allocations, events, usage."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+import time
+from dataclasses import asdict, fields
+from typing import Any
+
+from ....codec import decode, encode
+from ....errors import NotFound
+from ....models import Allocation, AllocationRequest, AppRecord, EnsembleRecord, EventRow, Parameter, Usage
+
+
+def put_app(con: sqlite3.Connection, app: AppRecord) -> int:
+    """Create or update; `changes` counts up only when the app is another one than before."""
+    plain = {field.name: getattr(app, field.name) for field in fields(app)}
+    payload = plain.pop("payload")
+    plain.pop("id")
+    plain["parameters"] = {name: asdict(p) | {"default": _packed(p.default)} for name, p in app.parameters.items()}
+    record = json.dumps(plain)
+    found = con.execute("SELECT id, record, payload FROM app WHERE name = ?", (app.name,)).fetchone()
+    if found is None:
+        cursor = con.execute(
+            "INSERT INTO app(name, version, record, payload) VALUES(?, ?, ?, ?)", (app.name, app.version, record, payload)
+        )
+        return int(cursor.lastrowid or 0)
+    if found[1:] != (record, payload):
+        con.execute(
+            "UPDATE app SET version = ?, record = ?, payload = ?, changes = changes + 1 WHERE id = ?",
+            (app.version, record, payload, found[0]),
+        )
+    return int(found[0])
+
+
+def apps(con: sqlite3.Connection, app_id: int | None = None) -> list[AppRecord]:
+    rows = con.execute("SELECT id, record, payload FROM app WHERE ?1 IS NULL OR id = ?1 ORDER BY id", (app_id,)).fetchall()
+    return [_app(*row) for row in rows]
+
+
+def _packed(value: Any) -> list[str]:
+    """A default of any type as JSON-able data."""
+    encoded = encode(value)
+    return ["json", encoded] if isinstance(encoded, str) else ["pickle", base64.b64encode(encoded).decode()]
+
+
+def _unpacked(packed: list[str]) -> Any:
+    kind, text = packed
+    return decode(text if kind == "json" else base64.b64decode(text))
+
+
+def _app(app_id: int, record: str, payload: bytes | None) -> AppRecord:
+    plain = json.loads(record)
+    parameters = plain["parameters"].items()
+    plain["parameters"] = {name: Parameter(**(p | {"default": _unpacked(p["default"])})) for name, p in parameters}
+    return AppRecord(**plain, payload=payload, id=app_id)
+
+
+def app_changes(con: sqlite3.Connection, app_id: int) -> int:
+    return int(con.execute("SELECT changes FROM app WHERE id = ?", (app_id,)).fetchone()[0])
+
+
+def put_ensemble(con: sqlite3.Connection, record: EnsembleRecord) -> None:
+    con.execute(
+        """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance) VALUES(?, ?, ?, ?, ?, ?)
+           ON CONFLICT(name, generation) DO UPDATE SET app_version = excluded.app_version, provenance = excluded.provenance""",
+        (record.name, record.generation, record.app_name, record.app_version, record.created or time.time(),
+         json.dumps(record.provenance, default=str)),
+    )  # fmt: skip
+
+
+def ensembles(con: sqlite3.Connection) -> list[EnsembleRecord]:
+    rows = con.execute("SELECT name, app_name, generation, app_version, created, provenance FROM ensemble ORDER BY id").fetchall()
+    return [EnsembleRecord(*row[:5], json.loads(row[5])) for row in rows]
+
+
+def add_allocation(con: sqlite3.Connection, request: AllocationRequest) -> int:
+    cursor = con.execute(
+        "INSERT INTO batch_job(request, num_nodes, state, submit_time) VALUES(?, ?, 'queued', ?)",
+        (json.dumps(asdict(request)), request.num_nodes, time.time()),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+_ALLOCATION = "id, request, state, scheduler_id, start_time, end_time, started, boot_id, status_info"
+
+
+def allocations(con: sqlite3.Connection, allocation_id: int | None = None, unended: bool = False) -> list[Allocation]:
+    condition = "(?1 IS NULL OR id = ?1)" + (" AND state NOT IN ('finished', 'submit_failed')" if unended else "")
+    rows = con.execute(f"SELECT {_ALLOCATION} FROM batch_job WHERE {condition} ORDER BY id", (allocation_id,)).fetchall()
+    return [_allocation(row) for row in rows]
+
+
+def allocation(con: sqlite3.Connection, allocation_id: int) -> Allocation:
+    found = allocations(con, allocation_id)
+    if not found:
+        raise NotFound(f"There is no allocation {allocation_id} at this site.")
+    return found[0]
+
+
+def _allocation(row: tuple[Any, ...]) -> Allocation:
+    id_, request, state, scheduler_id, start, end, started, boot, info = row
+    plain = json.loads(request)
+    plain["partitions"] = tuple(plain["partitions"])
+    asked = AllocationRequest(**plain)
+    remaining = None
+    if state == "running" and started is not None:
+        remaining = max(0.0, asked.wall_time_min * 60 - (time.monotonic() - started)) if boot == boot_id() else 0.0
+    return Allocation(id_, asked, state, scheduler_id, start, end, remaining, json.loads(info))
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: CLOCK_MONOTONIC values compare only within one."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def claim_next(con: sqlite3.Connection, nodes: int) -> int | None:
+    """Give free nodes to the allocation that has waited longest; None where it does not fit (or there is none)."""
+    waiting = con.execute("SELECT id, num_nodes FROM batch_job WHERE state = 'queued' ORDER BY id LIMIT 1").fetchone()
+    if waiting is None:
+        return None
+    used = con.execute("SELECT coalesce(sum(num_nodes), 0) FROM batch_job WHERE state IN ('running', 'pending_deletion')").fetchone()[0]
+    if used + waiting[1] > nodes:
+        return None
+    con.execute(
+        "UPDATE batch_job SET state = 'running', start_time = ?, started = ?, boot_id = ? WHERE id = ?",
+        (time.time(), time.monotonic(), boot_id(), waiting[0]),
+    )
+    return int(waiting[0])
+
+
+def set_scheduler_id(con: sqlite3.Connection, allocation_id: int, pid: int) -> None:
+    con.execute("UPDATE batch_job SET scheduler_id = ? WHERE id = ?", (pid, allocation_id))
+
+
+def ask_deletion(con: sqlite3.Connection, allocation_id: int) -> str:
+    """Revoke: one that waits ends at once, one that runs is asked to stop. The state it is in then."""
+    con.execute("UPDATE batch_job SET state = 'pending_deletion' WHERE id = ? AND state = 'running'", (allocation_id,))
+    if con.execute("SELECT state FROM batch_job WHERE id = ?", (allocation_id,)).fetchone()[0] == "queued":
+        end_allocation(con, allocation_id, "finished", "revoked before it started")
+    return str(con.execute("SELECT state FROM batch_job WHERE id = ?", (allocation_id,)).fetchone()[0])
+
+
+def end_allocation(con: sqlite3.Connection, allocation_id: int, state: str, reason: str) -> None:
+    key = "error" if state == "submit_failed" else "reason"
+    con.execute(
+        """UPDATE batch_job SET state = ?, end_time = ?, elapsed_s = CASE WHEN boot_id = ? THEN ? - started END, status_info = ?
+           WHERE id = ? AND state NOT IN ('finished', 'submit_failed')""",
+        (state, time.time(), boot_id(), time.monotonic(), json.dumps({key: reason}), allocation_id),
+    )
+
+
+def events(con: sqlite3.Connection, after: int, limit: int) -> list[EventRow]:
+    rows = con.execute(
+        "SELECT seq, first_id, last_id, path, time, end_time, data FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+    ).fetchall()
+    return [EventRow(s, f, l, tuple(path.split(">")), t, e, json.loads(data) if data else {}) for s, f, l, path, t, e, data in rows]
+
+
+def last_event(con: sqlite3.Connection) -> int:
+    return int(con.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0])
+
+
+def usage(con: sqlite3.Connection) -> Usage:
+    node_s = con.execute(
+        """SELECT coalesce(sum(num_nodes * coalesce(elapsed_s, end_time - start_time,
+                  CASE WHEN boot_id = ? THEN ? - started END, 0)), 0) FROM batch_job WHERE start_time IS NOT NULL""",
+        (boot_id(), time.monotonic()),
+    ).fetchone()[0]
+    task_s = con.execute("SELECT coalesce(sum(runtime_s), 0) FROM job").fetchone()[0]
+    return Usage(node_s / 3600, task_s / 3600)

@@ -1,0 +1,178 @@
+"""Tables, indexes, migrations, connections."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from ....errors import SiteError
+
+SCHEMA_VERSION = 1
+BUSY_S = 5.0
+
+# The states a launcher may check out; the partial index below must name the same condition to be used.
+READY = "session_id IS NULL AND state IN ('PREPROCESSED', 'RESTART_READY')"
+
+_V1 = f"""
+CREATE TABLE app(
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version TEXT NOT NULL,
+    record TEXT NOT NULL, payload BLOB, changes INTEGER NOT NULL DEFAULT 1);
+-- What many jobs share: app, resources and tags, stored once for equal ones.
+CREATE TABLE spec(
+    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, app_id INTEGER NOT NULL REFERENCES app(id),
+    resources TEXT NOT NULL, tags TEXT NOT NULL);
+CREATE TABLE ensemble(
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, generation INTEGER NOT NULL, app_name TEXT NOT NULL,
+    app_version TEXT NOT NULL, created REAL NOT NULL, provenance TEXT NOT NULL, rows INTEGER NOT NULL DEFAULT 0,
+    UNIQUE(name, generation));
+CREATE TABLE job(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, spec_id INTEGER NOT NULL, ensemble_id INTEGER, row INTEGER, key BLOB,
+    parameters NOT NULL, workdir TEXT, state TEXT NOT NULL,
+    session_id INTEGER, batch_job_id INTEGER, attempts INTEGER NOT NULL DEFAULT 0, deaths INTEGER NOT NULL DEFAULT 0,
+    kill_wait REAL,      -- a kill is asked for: seconds between SIGTERM and SIGKILL, -1 for no SIGKILL
+    app_version TEXT NOT NULL, submit_time REAL NOT NULL, start_time REAL, end_time REAL, runtime_s REAL,
+    return_code INTEGER, data TEXT, value, error TEXT, exception BLOB);
+CREATE UNIQUE INDEX job_row ON job(ensemble_id, key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX job_workdir ON job(workdir) WHERE workdir IS NOT NULL;
+CREATE INDEX job_state ON job(ensemble_id, state);
+CREATE INDEX job_ready ON job(id) WHERE {READY};
+CREATE INDEX job_session ON job(session_id) WHERE session_id IS NOT NULL;
+-- One row for what a commit did to a job, or to a range of new jobs; path is 'FROM>VIA>TO'.
+CREATE TABLE event(
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, first_id INTEGER NOT NULL, last_id INTEGER NOT NULL,
+    path TEXT NOT NULL, time REAL NOT NULL, end_time REAL NOT NULL, data TEXT);
+CREATE INDEX event_job ON event(first_id);
+CREATE INDEX event_range ON event(last_id) WHERE last_id > first_id;
+CREATE TABLE batch_job(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, request TEXT NOT NULL, num_nodes INTEGER NOT NULL, state TEXT NOT NULL,
+    scheduler_id INTEGER, submit_time REAL NOT NULL, start_time REAL, end_time REAL,
+    started REAL,        -- CLOCK_MONOTONIC at the start, valid during the boot named beside it
+    boot_id TEXT, elapsed_s REAL, status_info TEXT NOT NULL DEFAULT '{{}}');
+-- A launcher's life. open: its lock file tells whether it lives; fenced: it is dead, some of its tasks may run on.
+CREATE TABLE session(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, batch_job_id INTEGER, pid INTEGER NOT NULL,
+    state TEXT NOT NULL DEFAULT 'open' CHECK(state IN ('open', 'fenced', 'closed')));
+CREATE INDEX session_open ON session(id) WHERE state <> 'closed';
+"""
+
+_MIGRATIONS = {1: _V1}
+"""What brings the schema to each version from the one before it."""
+
+_NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "fuse.sshfs", "beegfs", "9p", "afs", "ceph"}
+
+
+def on_network_file_system(path: Path) -> str:
+    """The type of the network file system `path` is on, "" for a local one (from /proc/mounts)."""
+    best, kind = "", ""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/mounts").read_text().splitlines():
+            _, mount, fs, *_ = line.split()
+            mount = mount.encode().decode("unicode_escape")
+            inside = str(path) == mount or str(path).startswith(mount.rstrip("/") + "/")
+            if inside and len(mount) >= len(best):
+                best, kind = mount, fs
+    return kind if kind in _NETWORK else ""
+
+
+class Store:
+    """Connections to one site's database, one for each thread that asks."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+        self._all: list[sqlite3.Connection] = []
+        try:
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            raise SiteError(f"{path} cannot be used as a site's database: {error}. Restore it, or use another site.") from None
+
+    @property
+    def con(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        con: sqlite3.Connection | None = getattr(self._local, "con", None)
+        if con is None or self._local.pid != os.getpid():
+            con = self._local.con = self._connect()
+            self._local.pid = os.getpid()
+        return con
+
+    def _connect(self) -> sqlite3.Connection:
+        con = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        remote = on_network_file_system(self.path.parent.resolve())
+        if remote:
+            # WAL needs shared memory, which no network file system has; a rollback journal needs working locks.
+            try:
+                con.execute("PRAGMA journal_mode=DELETE")
+                con.execute("BEGIN EXCLUSIVE").execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                raise SiteError(f"{self.path.parent} is on {remote}, whose locks do not work ({error}); use a local path.") from None
+        else:
+            con.execute("PRAGMA journal_mode=WAL")
+        con.execute("PRAGMA synchronous=FULL")
+        self._all.append(con)
+        return con
+
+    def _migrate(self) -> None:
+        version = self._version()
+        if version > SCHEMA_VERSION:
+            raise SiteError(
+                f"{self.path} was written by a newer balsam-jupyter (schema {version}, this one knows {SCHEMA_VERSION}); "
+                "upgrade with: pip install -U balsam-jupyter"
+            )
+        if version == SCHEMA_VERSION:
+            return
+        with self.transaction() as con:
+            for target in range(self._version() + 1, SCHEMA_VERSION + 1):
+                for statement in _MIGRATIONS[target].split(";\n"):
+                    con.execute(statement)
+                con.execute(f"PRAGMA user_version={target}")
+
+    def _version(self) -> int:
+        return int(self.con.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction: all of the block, or nothing of it.
+
+        Raises
+        ------
+        SiteError
+            If another process holds the store for longer than it should, or the disk is full.
+        """
+        con = self.con
+        try:
+            con.execute("BEGIN IMMEDIATE")
+            try:
+                yield con
+                con.execute("COMMIT")
+            except BaseException:
+                if con.in_transaction:
+                    con.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                raise StoreBusy(f"{self.path} has been locked by another process for {BUSY_S:g} s; try again.") from None
+            if "full" in text:
+                raise SiteError(f"The disk that holds {self.path} is full; make room and try again. Nothing was stored.") from None
+            if "readonly" in text:
+                raise SiteError(f"{self.path} is not writable; check its permissions.") from None
+            raise
+
+    def checkpoint(self) -> None:
+        """Fold the write-ahead log into the file; does nothing while others read."""
+        with contextlib.suppress(sqlite3.OperationalError):
+            self.con.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def close(self) -> None:
+        for con in self._all:
+            con.close()
+        self._all.clear()
+        self._local = threading.local()
+
+
+class StoreBusy(SiteError):
+    """The store could not be had in time; nothing was written."""

@@ -1,0 +1,181 @@
+"""What launchers do: sessions, check-out, and the group commit of starts and ends."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from .jobs import row_workdir
+from .schema import READY
+
+_RAN = "RUNNING>RUN_DONE>POSTPROCESSED>STAGED_OUT>JOB_FINISHED"
+_PATHS = {
+    # outcome of a run: the states passed, the first being RUNNING, and whether the session lets go of the job
+    "finished": _RAN,
+    "done": "RUNNING>RUN_DONE",
+    "error": "RUNNING>RUN_ERROR>FAILED",
+    "timeout": "RUNNING>RUN_TIMEOUT>RESTART_READY",
+    "killed": "RUNNING>USER_KILLED",
+    "died": "RUNNING>RUN_TIMEOUT>RESTART_READY",
+}
+MOST_DEATHS = 3
+_DIED = f"its launcher died {MOST_DEATHS} times while this task ran; retry it with more memory or time, or find what kills it"
+
+
+class Fenced(Exception):
+    """This session was declared dead by another process; nothing of it may be written any more."""
+
+
+class Work(NamedTuple):
+    """A job checked out by a session."""
+
+    id: int
+    app_id: int
+    spec_id: int
+    state: str
+    parameters: str | bytes
+    workdir: str
+    attempt: int
+
+
+class End(NamedTuple):
+    """How a run ended. `outcome` is a key of the paths above, `from_state` what is stored of the job now."""
+
+    job_id: int
+    outcome: str
+    from_state: str
+    start_time: float
+    runtime_s: float
+    return_code: int | None
+    value: str | bytes | None = None
+    error: str = ""
+    exception: bytes | None = None
+    app_version: str | None = None
+
+
+def open_session(con: sqlite3.Connection, batch_job_id: int, pid: int) -> int:
+    cursor = con.execute("INSERT INTO session(batch_job_id, pid) VALUES(?, ?)", (batch_job_id, pid))
+    return int(cursor.lastrowid or 0)
+
+
+def unclosed_sessions(con: sqlite3.Connection) -> list[tuple[int, int, str]]:
+    """Id, allocation and state of every session that is open or fenced."""
+    return con.execute("SELECT id, batch_job_id, state FROM session WHERE state <> 'closed' ORDER BY id").fetchall()
+
+
+def set_session(con: sqlite3.Connection, session: int, state: str) -> None:
+    con.execute("UPDATE session SET state = ? WHERE id = ?", (state, session))
+
+
+def require_open(con: sqlite3.Connection, session: int) -> None:
+    if con.execute("SELECT state FROM session WHERE id = ?", (session,)).fetchone()[0] != "open":
+        raise Fenced(session)
+
+
+def specs(con: sqlite3.Connection, after: int) -> list[tuple[int, dict[str, str]]]:
+    """Ids and tags of the specs stored since `after`, for choosing which this launcher takes."""
+    rows = con.execute("SELECT id, tags FROM spec WHERE id > ? ORDER BY id", (after,)).fetchall()
+    return [(spec_id, json.loads(tags)) for spec_id, tags in rows]
+
+
+def any_ready(con: sqlite3.Connection) -> bool:
+    return con.execute(f"SELECT 1 FROM job INDEXED BY job_ready WHERE {READY} LIMIT 1").fetchone() is not None
+
+
+def check_out(con: sqlite3.Connection, session: int, batch_job_id: int, spec_ids: list[int] | None, limit: int) -> list[Work]:
+    """Take up to `limit` runnable jobs of those specs (None: any), first submitted first."""
+    chosen = "" if spec_ids is None else "AND spec_id IN (SELECT value FROM json_each(?3))"
+    rows = con.execute(
+        f"""UPDATE job SET session_id = ?1, batch_job_id = ?2, attempts = attempts + 1 WHERE id IN (
+                SELECT id FROM job INDEXED BY job_ready WHERE {READY} {chosen} ORDER BY id LIMIT ?4)
+            RETURNING id, spec_id, ensemble_id, row, state, parameters, workdir, attempts""",
+        (session, batch_job_id, json.dumps(spec_ids), limit),
+    ).fetchall()
+    return _work(con, rows)
+
+
+def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None, int]]:
+    """Every job a session holds, the kill asked for it (None: none), and how many launchers died under it."""
+    rows = con.execute(
+        """SELECT id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, kill_wait, deaths
+           FROM job WHERE session_id = ? ORDER BY id""",
+        (session,),
+    ).fetchall()
+    extra = {row[0]: (row[8], row[9]) for row in rows}
+    return [(work, *extra[work.id]) for work in _work(con, [row[:8] for row in rows])]
+
+
+def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
+    apps = dict(con.execute("SELECT id, app_id FROM spec WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*{r[1] for r in rows}]),)))
+    wanted = json.dumps([*{row[2] for row in rows if row[2] is not None}])
+    found = con.execute("SELECT id, name, generation FROM ensemble WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+    names = {ensemble: (name, generation) for ensemble, name, generation in found}
+    return sorted(
+        Work(job, apps[spec], spec, state, parameters, workdir or row_workdir(*names[ensemble], row), attempt)
+        for job, spec, ensemble, row, state, parameters, workdir, attempt in rows
+    )
+
+
+def kills(con: sqlite3.Connection, session: int) -> list[tuple[int, float]]:
+    """Jobs of the session that are to be killed, with the seconds between SIGTERM and SIGKILL (-1: never)."""
+    return con.execute("SELECT id, kill_wait FROM job WHERE session_id = ? AND kill_wait IS NOT NULL", (session,)).fetchall()
+
+
+def commit_starts(con: sqlite3.Connection, session: int, starts: Iterable[tuple[int, str, float]]) -> None:
+    """Jobs (id, state before, start time) that run now."""
+    con.executemany(
+        "INSERT INTO event(first_id, last_id, path, time, end_time) VALUES(?1, ?1, ?2 || '>RUNNING', ?3, ?3)", starts := list(starts)
+    )
+    con.executemany(
+        "UPDATE job SET state = 'RUNNING', start_time = ? WHERE id = ? AND session_id = ?",
+        ((start, job, session) for job, _, start in starts),
+    )
+
+
+def commit_ends(con: sqlite3.Connection, session: int, ends: Iterable[End]) -> None:
+    """What runs came to. The session lets go of each job, except of one whose outputs are still to be read."""
+    events, updates = [], []
+    for end in ends:
+        if end.outcome == "died":
+            query = "UPDATE job SET deaths = deaths + 1 WHERE id = ? RETURNING deaths"
+            if con.execute(query, (end.job_id,)).fetchone()[0] >= MOST_DEATHS:
+                end = end._replace(outcome="error", error=_DIED)
+        path = _PATHS[end.outcome]
+        if end.from_state == "RUN_DONE":
+            path = path[path.index("RUN_DONE") :] if "RUN_DONE" in path else f"RUN_DONE>{path.rpartition('>')[2]}"
+        elif end.from_state != "RUNNING":
+            path = f"{end.from_state}>{path}"
+        finish = end.start_time + end.runtime_s
+        data = json.dumps({"returncode": end.return_code, "error": end.error}) if end.error else None
+        events.append((end.job_id, end.job_id, path, end.start_time, finish, data))
+        updates.append(
+            (path.rpartition(">")[2], end.outcome == "done", end.start_time, finish, end.runtime_s, end.return_code,
+             end.value, end.error or None, end.exception, end.app_version, end.job_id, session)
+        )  # fmt: skip
+    con.executemany("INSERT INTO event(first_id, last_id, path, time, end_time, data) VALUES(?, ?, ?, ?, ?, ?)", events)
+    con.executemany(
+        """UPDATE job SET state = ?1, session_id = CASE WHEN ?2 THEN session_id END, kill_wait = CASE WHEN ?2 THEN kill_wait END,
+               start_time = ?3, end_time = ?4, runtime_s = ?5, return_code = ?6, value = ?7, error = ?8, exception = ?9,
+               app_version = coalesce(?10, app_version) WHERE id = ?11 AND session_id = ?12""",
+        updates,
+    )
+
+
+def release(con: sqlite3.Connection, session: int, jobs: Iterable[int]) -> None:
+    """Give back jobs that did not start; one that was to be killed ends here."""
+    now = time.time()
+    for job in jobs:
+        con.execute(
+            """INSERT INTO event(first_id, last_id, path, time, end_time)
+               SELECT id, id, state || '>USER_KILLED', ?1, ?1 FROM job WHERE id = ?2 AND session_id = ?3 AND kill_wait IS NOT NULL""",
+            (now, job, session),
+        )
+        con.execute(
+            """UPDATE job SET session_id = NULL, attempts = attempts - 1, kill_wait = NULL,
+                   end_time = CASE WHEN kill_wait IS NULL THEN end_time ELSE ? END,
+                   state = CASE WHEN kill_wait IS NULL THEN state ELSE 'USER_KILLED' END WHERE id = ? AND session_id = ?""",
+            (now, job, session),
+        )

@@ -1,0 +1,271 @@
+"""The plain values every engine speaks. No behaviour beyond what the values mean."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+JOB_STATES: tuple[str, ...] = (
+    "CREATED", "AWAITING_PARENTS", "READY", "STAGED_IN", "PREPROCESSED", "RUNNING", "RUN_DONE",
+    "POSTPROCESSED", "STAGED_OUT", "JOB_FINISHED", "RUN_ERROR", "RUN_TIMEOUT", "RESTART_READY",
+    "FAILED", "USER_KILLED",
+)  # fmt: skip
+"""Balsam's job states, plus our USER_KILLED."""
+
+RUNNABLE = frozenset({"PREPROCESSED", "RESTART_READY"})
+TERMINAL = frozenset({"JOB_FINISHED", "FAILED", "USER_KILLED"})
+
+TASK_STATES: tuple[str, ...] = ("WAITING", "RUNNING", "FINISHED", "FAILED", "USER_KILLED")
+"""libEnsemble's task states, in the order a view shows them."""
+
+TASK_STATE: dict[str, str] = {
+    **dict.fromkeys(
+        ("CREATED", "AWAITING_PARENTS", "READY", "STAGED_IN", "PREPROCESSED", "RESTART_READY", "RUN_TIMEOUT", "RUN_ERROR"),
+        "WAITING",
+    ),
+    **dict.fromkeys(("RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT"), "RUNNING"),
+    "JOB_FINISHED": "FINISHED",
+    "FAILED": "FAILED",
+    "USER_KILLED": "USER_KILLED",
+}
+"""The task state of each job state, the same on every engine."""
+
+ALLOCATION_STATES = ("pending_submission", "queued", "running", "finished", "submit_failed", "pending_deletion")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks for (Balsam's names).
+
+    `num_nodes` nodes, `ranks_per_node` processes on each, `threads_per_rank` logical threads for each
+    process, `threads_per_core` of them on a core, `gpus_per_rank` GPUs for each process,
+    `node_packing_count` jobs at most on one node (None: the site's default), `wall_time_min` minutes
+    expected (0: unknown), `launch_params` passed through to the MPI launcher.
+    """
+
+    num_nodes: int = 1
+    ranks_per_node: int = 1
+    threads_per_rank: int = 1
+    threads_per_core: int = 1
+    gpus_per_rank: float = 0
+    node_packing_count: int | None = None
+    wall_time_min: int = 0
+    launch_params: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of an app. `type` is the annotation's name, for forms and messages ("" if none)."""
+
+    required: bool = True
+    default: Any = None
+    help: str = ""
+    type: str = ""
+
+
+@dataclass
+class AppRecord:
+    """An application as an engine stores it: plain data, plus one pickle of its functions.
+
+    `kind` is ``"shell"`` or ``"python"``. `inputs` maps a file name to one of ``{"text": str}`` (written
+    as it is), ``{"template": str}`` (rendered with the parameters) or ``{"path": str}`` (an absolute path,
+    copied). `outputs` maps a name to a spec string (``"file.json:key"`` or a regular expression with one
+    group searched in job.out) or to None where the spec is a callable, which then is in the payload.
+    `payload` is a cloudpickle of ``{"functions": {name: function}, "attributes": {name: value},
+    "outputs": {name: callable}}`` or None if the app has none of these. `preamble` holds the shell lines
+    that run before the command. `sys_path` lists import folders of the declaring process.
+    `version` is the hash of the design's section "Identity"; `source` the text as written.
+    """
+
+    name: str
+    kind: str
+    version: str
+    parameters: dict[str, Parameter]
+    command_template: str = ""
+    description: str = ""
+    environment_variables: dict[str, str] = field(default_factory=dict)
+    python_exe: str = ""
+    preamble: list[str] = field(default_factory=list)
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)
+    outputs: dict[str, str | None] = field(default_factory=dict)
+    sys_path: list[str] = field(default_factory=list)
+    source: str = ""
+    payload: bytes | None = None
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class JobCommon:
+    """What many jobs of one submission share; share the *object*, engines look at it once.
+
+    `ensemble` names the ensemble (it must have been put with `Engine.put_ensemble`), None for a lone job.
+    """
+
+    app_id: int
+    app_version: str = ""
+    resources: Resources = Resources()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    ensemble: str | None = None
+    generation: int = 1
+
+
+class JobSpec(NamedTuple):
+    """One job to store. `parameters` is encoded (`codec.encode`).
+
+    `workdir` is relative to the site's ``data/``; "" in an ensemble (its row names the directory), and
+    a name ending in ``"{id}"`` gets the job's id there. `key` identifies a row of an ensemble (16 bytes of
+    `codec.row_key`), None otherwise.
+    """
+
+    common: JobCommon
+    parameters: str | bytes
+    workdir: str = ""
+    key: bytes | None = None
+    data: Mapping[str, Any] | None = None
+
+
+class Submitted(NamedTuple):
+    """Answer to a submission: job ids in the order of the specs (kept rows included), and how many are new."""
+
+    ids: array[int]
+    new: int
+    renamed: dict[int, str]
+    """Work directories that were taken by a finished job: job id → the name given instead."""
+
+
+@dataclass
+class JobRow:
+    """A job as stored. Times are seconds since the epoch (display only); `runtime_s` is monotonic.
+
+    `runtime_s` is None until the job has run. `parameters`, `value` are encoded (`codec.decode`);
+    `value` is what a Python app returned, or the mapping of a command's outputs; None if there is none.
+    `error` is one or more lines of text ("" if none); `exception` a pickle of the remote exception.
+    """
+
+    id: int
+    app_id: int
+    app_name: str
+    state: str
+    parameters: str | bytes
+    workdir: str
+    resources: Resources
+    tags: dict[str, str]
+    ensemble: str | None
+    generation: int
+    row: int | None
+    app_version: str
+    submit_time: float
+    start_time: float | None
+    end_time: float | None
+    runtime_s: float | None
+    return_code: int | None
+    batch_job_id: int | None
+    attempts: int
+    data: dict[str, Any]
+    value: str | bytes | None
+    error: str
+    exception: bytes | None
+
+
+class EventRow(NamedTuple):
+    """State changes of one commit: jobs `first_id` … `last_id` each passed through `path`.
+
+    `path` starts with the state left ("" at creation). States up to RUNNING were reached at `time`,
+    those after it at `end_time` (seconds since the epoch).
+    """
+
+    seq: int
+    first_id: int
+    last_id: int
+    path: tuple[str, ...]
+    time: float
+    end_time: float
+    data: dict[str, Any]
+
+
+class Events(NamedTuple):
+    """Changes since a cursor, and the next cursor. `reset` is true when the cursor was too old to follow."""
+
+    cursor: str
+    rows: list[EventRow]
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """Which jobs: all conditions must hold; None means any. `tags` must all match."""
+
+    ids: tuple[int, ...] | None = None
+    states: tuple[str, ...] | None = None
+    tags: Mapping[str, str] | None = None
+    ensemble: str | None = None
+    generation: int | None = None
+    app_name: str | None = None
+    batch_job_id: int | None = None
+    workdir: str | None = None
+    order: str = "id"
+    """A column of JobRow that is a plain number or text, with a leading ``-`` for descending."""
+    limit: int | None = None
+    offset: int = 0
+
+
+@dataclass
+class EnsembleRecord:
+    """The durable head of an ensemble. `provenance` is a JSON-able mapping."""
+
+    name: str
+    app_name: str
+    generation: int = 1
+    app_version: str = ""
+    created: float = 0.0
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AllocationRequest:
+    """A block of `num_nodes` nodes for `wall_time_min` minutes (Balsam's BatchJob)."""
+
+    num_nodes: int
+    wall_time_min: float
+    job_mode: str = "mpi"
+    queue: str = "local"
+    project: str = "local"
+    optional_params: Mapping[str, str] = field(default_factory=dict)
+    filter_tags: Mapping[str, str] = field(default_factory=dict)
+    partitions: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass
+class Allocation:
+    """An allocation as stored. Times are seconds since the epoch; `status_info` says why it ended."""
+
+    id: int
+    request: AllocationRequest
+    state: str
+    scheduler_id: int | None = None
+    start_time: float | None = None
+    end_time: float | None = None
+    remaining_s: float | None = None
+    status_info: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """A place where jobs run; `path` is "" where the engine cannot see its files."""
+
+    id: int
+    name: str
+    path: str
+    nodes: int = 1
+    cores_per_node: int = 1
+    gpus_per_node: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a site has spent, in node-hours of allocation time, and in core-hours of task time."""
+
+    node_hours: float
+    task_hours: float
