@@ -52,11 +52,11 @@ JOB_TEMPLATE = """\
 # num_nodes, wall_time_min, job_mode, optional_params, launcher.
 # allocation {{ batch_job_id }}: {{ num_nodes }} node(s) for {{ wall_time_min }} min, job mode {{ job_mode }}
 
-# A launcher that died by a signal is started again while wall time is left, with a pause that doubles;
+# A launcher that died by a signal is started again while wall time is left, after 0.2 s, 0.4 s … 2 s;
 # one that ends by itself (idle, wall time over, revoked) ends the allocation.
 stop() { stopped=1; kill -TERM "$pid" 2>/dev/null; }
 trap stop TERM INT
-stopped=0; pause=1
+stopped=0; pause=2
 while [ "$stopped" = 0 ]; do
     began=$SECONDS
     {{ launcher }} &
@@ -65,9 +65,9 @@ while [ "$stopped" = 0 ]; do
     while kill -0 "$pid" 2>/dev/null; do wait "$pid"; code=$?; done
     [ "$code" -lt 128 ] && break
     echo "$(date '+%F %T') the launcher died (exit code $code)"
-    [ $((SECONDS - began)) -gt 60 ] && pause=1
-    sleep "$((pause / 5)).$((pause % 5 * 2))" & wait $!
-    pause=$((pause < 150 ? pause * 2 : 150))
+    [ $((SECONDS - began)) -gt 10 ] && pause=2
+    sleep "$((pause / 10)).$((pause % 10))" & wait $!
+    pause=$((pause < 10 ? pause * 2 : 20))
 done
 """
 

@@ -6,6 +6,7 @@ One thread does everything; threads beside it only end processes and wait for lo
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -54,6 +55,7 @@ class Pilot:
 
     def __init__(self, site: Path, store: Store, settings: Settings, session: Session, allocation_id: int, slots: int) -> None:
         self.site, self.store, self.settings, self.session = site, store, settings, session
+        self.data = f"{site}/data/"
         self.allocation_id = allocation_id
         request = records.allocation(store.con, allocation_id).request
         self.filter_tags = dict(request.filter_tags)
@@ -298,7 +300,7 @@ class Pilot:
         """Give the first job of the backlog to the slot; False if it cannot take it now."""
         job = self.jobs[self.backlog[0]]
         each = job.work
-        directory = str(self.site / "data" / each.workdir)
+        directory = self.data + each.workdir
         try:
             job.app = app = self.app(each.app_id)
             python = app.record.kind == "python"
@@ -308,7 +310,7 @@ class Pilot:
             if channel is None or not channel.ready or slot.handed > len(channel.jobs):
                 return False
             if python:
-                info = {"tags": self.tags[each.spec_id], "data": {}}
+                info = {"tags": self.tags[each.spec_id], "data": json.loads(each.data) if each.data else {}}
                 task = self.preparer.call(app, each.id, each.attempt, directory, each.parameters, info)
             else:
                 task = self.preparer.command(app, each.id, each.attempt, directory, each.parameters)

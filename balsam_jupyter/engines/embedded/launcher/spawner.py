@@ -29,7 +29,11 @@ class Spawner:
     def __init__(self, journal, split_stderr):
         self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         fcntl.flock(self.journal, fcntl.LOCK_EX)
-        self.split_stderr = split_stderr
+        create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        log = [(os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, b"job.out", create, 0o666)]
+        errors = (os.POSIX_SPAWN_OPEN, 2, b"job.err", create, 0o666) if split_stderr else (os.POSIX_SPAWN_DUP2, 1, 2)
+        defaults = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+        self.how = {"file_actions": [*log, errors], "setpgroup": 0, "setsigdef": defaults}
         self.environments = {}
         self.queue = []
         self.made = set()  # directories made ahead
@@ -151,19 +155,12 @@ class Spawner:
             self.flush()
 
     def spawn(self, argv, environment):
-        create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, "job.out", create, 0o666)]
-        if self.split_stderr:
-            actions.append((os.POSIX_SPAWN_OPEN, 2, "job.err", create, 0o666))
-        else:
-            actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-        defaults = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+        how = self.how
         try:
-            return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setpgroup=0, setsigdef=defaults)
+            return os.posix_spawn(argv[0], argv, environment, **how)
         except OSError:
             # Not an executable: let the shell say so, in the task's log and with the code users know.
-            shell = [b"/bin/sh", b"-c", b'exec "$0" "$@"', *argv]
-            return os.posix_spawn(shell[0], shell, environment, file_actions=actions, setpgroup=0, setsigdef=defaults)
+            return os.posix_spawn(b"/bin/sh", [b"/bin/sh", b"-c", b'exec "$0" "$@"', *argv], environment, **how)
 
     def not_started(self, error):
         """No directory, no log or no process could be made: say why in the log if there can be one."""

@@ -39,6 +39,8 @@ class Work(NamedTuple):
     parameters: str | bytes
     workdir: str
     attempt: int
+    data: str | None = None
+    """The job's data as JSON text; None if it has none."""
 
 
 class End(NamedTuple):
@@ -91,7 +93,7 @@ def check_out(con: sqlite3.Connection, session: int, batch_job_id: int, spec_ids
     rows = con.execute(
         f"""UPDATE job SET session_id = ?1, batch_job_id = ?2, attempts = attempts + 1 WHERE id IN (
                 SELECT id FROM job INDEXED BY job_ready WHERE {READY} {chosen} ORDER BY id LIMIT ?4)
-            RETURNING id, spec_id, ensemble_id, row, state, parameters, workdir, attempts""",
+            RETURNING id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data""",
         (session, batch_job_id, json.dumps(spec_ids), limit),
     ).fetchall()
     return _work(con, rows)
@@ -100,12 +102,12 @@ def check_out(con: sqlite3.Connection, session: int, batch_job_id: int, spec_ids
 def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None, int]]:
     """Every job a session holds, the kill asked for it (None: none), and how many launchers died under it."""
     rows = con.execute(
-        """SELECT id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, kill_wait, deaths
+        """SELECT id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data, kill_wait, deaths
            FROM job WHERE session_id = ? ORDER BY id""",
         (session,),
     ).fetchall()
-    extra = {row[0]: (row[8], row[9]) for row in rows}
-    return [(work, *extra[work.id]) for work in _work(con, [row[:8] for row in rows])]
+    extra = {row[0]: (row[9], row[10]) for row in rows}
+    return [(work, *extra[work.id]) for work in _work(con, [row[:9] for row in rows])]
 
 
 def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
@@ -114,8 +116,8 @@ def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
     found = con.execute("SELECT id, name, generation FROM ensemble WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
     names = {ensemble: (name, generation) for ensemble, name, generation in found}
     return sorted(
-        Work(job, apps[spec], spec, state, parameters, workdir or row_workdir(*names[ensemble], row), attempt)
-        for job, spec, ensemble, row, state, parameters, workdir, attempt in rows
+        Work(job, apps[spec], spec, state, parameters, workdir or row_workdir(*names[ensemble], row), attempt, data)
+        for job, spec, ensemble, row, state, parameters, workdir, attempt, data in rows
     )
 
 

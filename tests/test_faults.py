@@ -1,0 +1,166 @@
+"""Real processes killed with SIGKILL while real tasks run: nothing lost, nothing twice at a time."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from balsam_jupyter.codec import decode, encode
+from balsam_jupyter.engines.base import open_engine
+from balsam_jupyter.engines.embedded import EmbeddedEngine
+from balsam_jupyter.models import TERMINAL, AllocationRequest, AppRecord, JobCommon, JobSpec, Parameter, Query
+
+from .processes import children_of, is_running, launchers, slot_processes
+
+# Writes its start and its end to the witness in one short append each.
+WITNESS = """
+import os, sys, time
+path, number, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
+fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.write(fd, f"start {number} {os.getpid()}\\n".encode())
+time.sleep(seconds)
+os.write(fd, f"end {number} {os.getpid()}\\n".encode())
+"""
+
+
+@pytest.fixture
+def engine(tmp_path, monkeypatch):
+    monkeypatch.setenv("BALSAM_JUPYTER_HOME", str(tmp_path / "home"))
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "settings.yml").write_text("cores_per_node: 2\ngrace_period_s: 2\n")
+    engine = open_engine("embedded", "faults", str(site))
+    yield engine
+    for allocation in engine.allocations():
+        if allocation.state not in ("finished", "submit_failed"):
+            assert engine.revoke(allocation.id, timeout=30)
+    engine.close()
+
+
+def witness_sweep(engine: EmbeddedEngine, witness: Path, tasks: int, seconds: float) -> None:
+    script = witness.with_suffix(".py")
+    script.write_text(WITNESS)
+    app = AppRecord(
+        "Witness", "shell", "1", {"n": Parameter()}, command_template=f"{sys.executable} -I -S {script} {witness} {{{{ n }}}} {seconds}"
+    )
+    common = JobCommon(engine.register(app))
+    engine.submit(JobSpec(common, encode({"n": n}), f"w/{n}") for n in range(tasks))
+
+
+def ends(engine: EmbeddedEngine) -> int:
+    return sum(number for state, number in engine.count(Query()).items() if state in TERMINAL)
+
+
+def wait_until(engine: EmbeddedEngine, condition, timeout: float = 60.0) -> None:
+    """Until the condition holds, looking again at every change of the store."""
+    import time
+
+    deadline = time.monotonic() + timeout
+    cursor = "now"
+    cursor = engine.events(cursor).cursor
+    while not condition():
+        assert time.monotonic() < deadline, f"still {engine.count(Query())} after {timeout} s"
+        cursor = engine.events(cursor, 1.0).cursor
+
+
+def check_witness(witness: Path, tasks: int) -> Counter[str]:
+    """Every task ended; no two runs of one task overlapped. Returns the starts of each."""
+    running: dict[str, str] = {}
+    starts: Counter[str] = Counter()
+    finished = set()
+    for line in witness.read_text().splitlines():
+        kind, number, pid = line.split()
+        if kind == "start":
+            if number in running:
+                assert not is_running(int(running[number])), f"task {number} ran twice at a time"
+            running[number] = pid
+            starts[number] += 1
+        else:
+            assert running.pop(number) == pid, f"an earlier run of task {number} was still there"
+            finished.add(number)
+    assert len(finished) == tasks
+    return starts
+
+
+@pytest.mark.parametrize("tasks, kills, seed", [(500, 10, 1)])
+def test_launcher_killed_at_random_moments_reruns_nothing(engine, tmp_path, tasks, kills, seed):
+    chance = random.Random(seed)
+    witness = tmp_path / "witness"
+    witness_sweep(engine, witness, tasks, 0.01)
+    allocation = engine.allocate(AllocationRequest(1, 10, "serial"))
+    for target in sorted(chance.sample(range(10, tasks - 30), kills)):
+        wait_until(engine, lambda target=target: ends(engine) >= target and launchers(allocation.id, engine.path))
+        for pid in launchers(allocation.id, engine.path):
+            os.kill(pid, signal.SIGKILL)
+    wait_until(engine, lambda: ends(engine) == tasks)
+    assert engine.count(Query()) == {"JOB_FINISHED": tasks}
+    starts = check_witness(witness, tasks)
+    assert set(starts.values()) == {1}, "a task ran again although its spawner lived"
+    assert all(job.attempts == 1 for job in engine.jobs(Query()))
+    log = (Path(engine.path) / "log" / f"qlaunch{allocation.id}.log").read_text()
+    assert log.count("the launcher died (exit code 137)") == kills
+
+
+def test_spawner_killed_reruns_only_its_task(engine, tmp_path):
+    witness = tmp_path / "witness"
+    witness_sweep(engine, witness, 20, 0.2)
+    engine.allocate(AllocationRequest(1, 10, "serial"))
+    wait_until(engine, lambda: engine.count(Query()).get("RUNNING", 0) == 2)
+    spawner = slot_processes(engine.path, "spawner")[0]
+    task = children_of(spawner)
+    os.kill(spawner, signal.SIGKILL)
+    wait_until(engine, lambda: ends(engine) == 20)
+    assert engine.count(Query()) == {"JOB_FINISHED": 20}
+    starts = check_witness(witness, 20)
+    assert sorted(starts.values()) == [1] * 19 + [2]
+    assert task and not any(is_running(pid) for pid in task)
+    assert sorted(job.attempts for job in engine.jobs(Query())) == [1] * 19 + [2]
+
+
+def test_everything_killed_at_once(engine, tmp_path):
+    """Script, launcher and spawners die together: the next opener of the site says so, and a new allocation goes on."""
+    witness = tmp_path / "witness"
+    witness_sweep(engine, witness, 8, 0.3)
+    allocation = engine.allocate(AllocationRequest(1, 10, "serial"))
+    wait_until(engine, lambda: engine.count(Query()).get("RUNNING", 0) == 2)
+    victims = [engine.allocations()[0].scheduler_id, *launchers(allocation.id, engine.path), *slot_processes(engine.path, "spawner")]
+    for pid in victims:
+        os.kill(pid, signal.SIGKILL)
+    other = open_engine("embedded", "faults")
+    wait_until(other, lambda: other.allocations()[0].state == "finished")
+    assert "died" in other.allocations()[0].status_info["reason"]
+    wait_until(other, lambda: "RUNNING" not in other.count(Query()))
+    assert other.count(Query())["RESTART_READY"] == 2
+    other.allocate(AllocationRequest(1, 10, "serial"))
+    wait_until(other, lambda: ends(other) == 8)
+    check_witness(witness, 8)
+    other.close()
+
+
+def test_script_killed_but_launcher_lives(engine, tmp_path):
+    witness_sweep(engine, tmp_path / "witness", 10, 0.1)
+    engine.allocate(AllocationRequest(1, 10, "serial"))
+    wait_until(engine, lambda: "RUNNING" in engine.count(Query()))
+    os.kill(engine.allocations()[0].scheduler_id, signal.SIGKILL)
+    wait_until(engine, lambda: ends(engine) == 10)
+    assert engine.allocations()[0].state == "running"
+
+
+def test_a_task_that_dies_with_its_spawner_three_times_fails(engine):
+    """The task kills its own spawner each time; the rest of the sweep finishes."""
+    app = AppRecord("Bad", "shell", "1", {"n": Parameter()}, command_template="if [ {{ n }} = 3 ]; then kill -9 $PPID; sleep 60; fi")
+    common = JobCommon(engine.register(app))
+    engine.submit(JobSpec(common, encode({"n": n}), f"bad/{n}") for n in range(6))
+    engine.allocate(AllocationRequest(1, 10, "mpi"))
+    wait_until(engine, lambda: ends(engine) == 6)
+    assert engine.count(Query()) == {"JOB_FINISHED": 5, "FAILED": 1}
+    failed = engine.jobs(Query(states=("FAILED",)))[0]
+    assert decode(failed.parameters) == {"n": 3}
+    assert failed.attempts == 3
+    assert "launcher died 3 times" in failed.error
