@@ -163,6 +163,7 @@ class Pilot:
             self.mean_s = runtime if not self.mean_s else 0.8 * self.mean_s + 0.2 * runtime
             if job_id in self.jobs:
                 self.endings.ended(self.jobs[job_id], code, began, runtime, outcome[0] if outcome else None)
+        channel.slow = bool(returned) or (channel.slow and not ends)
         for job_id in reversed(returned):
             channel.jobs.pop(job_id, None)
             self.take_back(job_id)
@@ -290,7 +291,7 @@ class Pilot:
         for slot in sorted(self.slots, key=lambda s: len(s.spawner.jobs)):
             have = slot.handed
             batches: dict[int, tuple[Channel, list[tuple]]] = {}  # type: ignore[type-arg]
-            if have <= depth // 2:
+            if have <= depth // 2 and not slot.slow:
                 while have < depth and self.backlog and self.hand_over(slot, batches):
                     have += 1
             for channel, tasks in batches.values():

@@ -36,6 +36,7 @@ class Channel:
         self.known: set[int] = set()  # app numbers the process was told of
         self.extracting: set[int] = set()  # jobs whose outputs it reads
         self.ready = False  # it holds its journal's lock; nothing is handed over before
+        self.slow = False  # its task takes long: it gave back what waited behind it
         self.killed = False  # it was ended for the sake of one job; others it held are not to blame
 
     @property
@@ -99,6 +100,10 @@ class Slot:
     @property
     def channels(self) -> list[Channel]:
         return [self.spawner, *([self.worker] if self.worker else []), *self.retired]
+
+    @property
+    def slow(self) -> bool:
+        return any(channel.slow for channel in self.channels)
 
     @property
     def handed(self) -> int:

@@ -183,29 +183,24 @@ class Spawner:
 
     def wait(self, job, pid, began, clock):
         """Until the command has ended; meanwhile pass on results, and listen."""
+        told = False
         while True:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
             age = time.monotonic() - clock
-            if age < FLUSH_S:
-                patience = FLUSH_S - age
-            elif age < PATIENCE_S:
-                patience = PATIENCE_S - age
-            else:
-                patience = None
+            if age >= FLUSH_S:
+                if not told:
+                    told, self.started = True, (job, began)
+                if age >= PATIENCE_S:
+                    self.give_back(self.queue[:])
+                self.flush()
+            patience = FLUSH_S - age if age < FLUSH_S else PATIENCE_S - age if age < PATIENCE_S else None
             for fd, _ in (self.child if self.orphaned else self.both).poll(None if patience is None else patience * 1000 + 1):
                 if fd == self.woken:
                     os.read(self.woken, 4096)
                 else:
                     self.hear()
-            if patience is not None and time.monotonic() - clock >= age + patience:
-                if age < FLUSH_S:
-                    self.started = job, began
-                else:
-                    self.give_back(self.queue[:])
-            if age >= FLUSH_S or self.started:
-                self.flush()
 
 
 def make(directory):
