@@ -22,7 +22,7 @@ TASK_STATES: tuple[str, ...] = ("WAITING", "RUNNING", "FINISHED", "FAILED", "USE
 
 TASK_STATE: dict[str, str] = {
     **dict.fromkeys(
-        ("CREATED", "AWAITING_PARENTS", "READY", "STAGED_IN", "PREPROCESSED", "RESTART_READY", "RUN_TIMEOUT", "RUN_ERROR"),
+        (*JOB_STATES[:5], "RESTART_READY", "RUN_TIMEOUT", "RUN_ERROR"),
         "WAITING",
     ),
     **dict.fromkeys(("RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT"), "RUNNING"),

@@ -95,7 +95,8 @@ class EmbeddedEngine:
                     seen.add(id(spec.common))
                     self._check(spec.common.resources)
                 if spec.workdir and (os.path.isabs(spec.workdir) or ".." in Path(spec.workdir).parts):
-                    raise BadInput(f"workdir {spec.workdir!r} must be a relative path without '..'; it is below the site's data folder.")
+                    where = "it is below the site's data folder"
+                    raise BadInput(f"workdir {spec.workdir!r} must be a relative path without '..'; {where}.")
                 yield spec
 
         with self.store.transaction() as con:
@@ -104,14 +105,23 @@ class EmbeddedEngine:
         return submitted
 
     def _check(self, asked: Resources) -> None:
-        if asked.num_nodes > self.site.nodes:
-            raise BadInput(f"{asked.num_nodes} nodes are more than the site {self.site.name!r} has ({self.site.nodes}); ask for fewer.")
+        site = self.site
+        self._check_nodes(asked.num_nodes)
         if asked.num_nodes * asked.ranks_per_node > 1:
-            raise Unsupported("This version runs jobs of one rank; start threads or processes inside the command, or use num_procs=1.")
-        if asked.threads_per_rank > self.site.cores_per_node:
-            raise BadInput(f"{asked.threads_per_rank} threads are more than a node's {self.site.cores_per_node} cores; ask for fewer.")
+            raise Unsupported("This version runs jobs of one rank: use num_procs=1, and processes inside the command.")
+        if asked.threads_per_rank > site.cores_per_node:
+            limit = f"a node of {site.name!r} has {site.cores_per_node} cores"
+            raise BadInput(f"{asked.threads_per_rank} threads are too many: {limit}; ask for fewer.")
         if asked.gpus_per_rank or asked.threads_per_rank > 1 or asked.node_packing_count is not None:
-            raise Unsupported("This version gives each job one core: leave out gpus_per_rank, threads_per_rank and node_packing_count.")
+            options = "gpus_per_rank, threads_per_rank and node_packing_count"
+            raise Unsupported(f"This version gives each job one core: leave out {options}.")
+
+    def _check_nodes(self, asked: int) -> None:
+        if asked > self.site.nodes:
+            limit = f"the site {self.site.name!r} has {self.site.nodes}"
+            raise BadInput(f"{asked} nodes are too many: {limit}; ask for fewer.")
+        if asked < 1:
+            raise BadInput(f"{asked} nodes are too few; ask for at least 1.")
 
     def jobs(self, query: Query) -> list[JobRow]:
         return jobs.select(self.store.con, query)
@@ -129,7 +139,7 @@ class EmbeddedEngine:
             with self.store.transaction() as con:
                 changed = jobs.retry(con, query)
         else:
-            raise BadInput(f"A job's state can be set to USER_KILLED or RESTART_READY, not {state!r}; the others are the launcher's.")
+            raise BadInput(f"A job's state can be set to USER_KILLED or RESTART_READY, not to {state!r}.")
         self.bell.ring()
         return changed
 
@@ -200,7 +210,8 @@ class EmbeddedEngine:
             if work.unclosed_sessions(self.store.con):
                 self._recovery.sweep()
             if records.allocations(self.store.con, unended=True):
-                if scheduler.reconcile(self.path, self.store) | bool(scheduler.start_waiting(self.path, self.store, self.settings)):
+                ended = scheduler.reconcile(self.path, self.store)
+                if scheduler.start_waiting(self.path, self.store, self.settings) or ended:
                     self.bell.ring()
         finally:
             self._care.release()
@@ -208,16 +219,15 @@ class EmbeddedEngine:
     # -- allocations --------------------------------------------------------------------------------------
 
     def allocate(self, request: AllocationRequest) -> Allocation:
-        if request.num_nodes > self.site.nodes:
-            raise BadInput(f"{request.num_nodes} nodes are more than the site {self.site.name!r} has ({self.site.nodes}); ask for fewer.")
-        if request.num_nodes < 1 or request.wall_time_min <= 0:
-            raise BadInput("An allocation needs at least 1 node and more than 0 minutes.")
+        self._check_nodes(request.num_nodes)
+        if request.wall_time_min <= 0:
+            raise BadInput(f"wall_time_min is {request.wall_time_min}; give more than 0 minutes.")
         if request.job_mode not in ("mpi", "serial"):
-            raise BadInput(f"Unknown job mode {request.job_mode!r}: use 'mpi' or 'serial'.{nearest(request.job_mode, ['mpi', 'serial'])}")
+            raise BadInput(f"Unknown job mode {request.job_mode!r}: use 'mpi' or 'serial'.")
         if request.queue != "local":
             raise BadInput(f"Unknown queue {request.queue!r}: the embedded engine has one, 'local'.")
         if request.partitions:
-            raise Unsupported("This version runs an allocation as one partition: ask for several allocations, each with its filter_tags.")
+            raise Unsupported("This version has no partitions: ask for several allocations, each with its filter_tags.")
         scheduler.check_template(self.path)
         with self.store.transaction() as con:
             allocation_id = records.add_allocation(con, request)
@@ -269,7 +279,9 @@ class EmbeddedEngine:
             return file.read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             there = sorted(entry.name for entry in file.parent.iterdir()) if file.parent.is_dir() else []
-            raise NotFound(f"{path!r} is not a file in {file.parent}; there: {listing(there)}.{nearest(file.name, there)}") from None
+            raise NotFound(
+                f"{path!r} is not a file in {file.parent}; there: {listing(there)}.{nearest(file.name, there)}"
+            ) from None
 
     def file_exists(self, job_id: int, path: str) -> bool:
         return self._file(job_id, path).exists()

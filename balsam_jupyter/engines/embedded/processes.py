@@ -36,7 +36,9 @@ def find(marks: Iterable[dict[str, object]], but: Iterable[int] = ()) -> set[int
             continue
         if pid not in spared and any(mark <= variables for mark in wanted):
             found.add(pid)
-    while more := {pid for pid, parent in parents.items() if parent in found and pid not in found and pid not in spared}:
+    while more := {
+        pid for pid, parent in parents.items() if parent in found and pid not in found and pid not in spared
+    }:
         found |= more
     return found
 

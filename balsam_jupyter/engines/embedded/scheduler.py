@@ -69,7 +69,9 @@ def start_waiting(site: Path, store: Store, settings: Settings) -> list[int]:
                 pid = _launch(site, store, waiting[0], lock)
             except (OSError, jinja2.TemplateError) as error:
                 with store.transaction() as con:
-                    records.end_allocation(con, waiting[0], "submit_failed", f"{script_path(site, waiting[0])}: {error}")
+                    records.end_allocation(
+                        con, waiting[0], "submit_failed", f"{script_path(site, waiting[0])}: {error}"
+                    )
                 continue
             with store.transaction() as con:
                 records.set_scheduler_id(con, waiting[0], pid)
@@ -98,16 +100,21 @@ def render(site: Path, store: Store, allocation_id: int) -> str:
     """The script of an allocation, from the site's ``job-template.sh``."""
     request = records.allocation(store.con, allocation_id).request
     package = Path(__file__).resolve().parents[3]
-    launcher = [sys.executable, "-m", "balsam_jupyter.engines.embedded.launcher", "--site", str(site), "--allocation", str(allocation_id)]
-    return jinja2.Template((site / "job-template.sh").read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True).render(
-        batch_job_id=allocation_id,
-        project=request.project,
-        queue=request.queue,
-        num_nodes=request.num_nodes,
-        wall_time_min=f"{request.wall_time_min:g}",
-        job_mode=request.job_mode,
-        optional_params=dict(request.optional_params),
-        launcher=f"PYTHONPATH={shlex.quote(str(package))}${{PYTHONPATH:+:$PYTHONPATH}} {shlex.join(launcher)}",
+    module = "balsam_jupyter.engines.embedded.launcher"
+    launcher = [sys.executable, "-m", module, "--site", str(site), "--allocation", str(allocation_id)]
+    text = (site / "job-template.sh").read_text()
+    template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    return str(
+        template.render(
+            batch_job_id=allocation_id,
+            project=request.project,
+            queue=request.queue,
+            num_nodes=request.num_nodes,
+            wall_time_min=f"{request.wall_time_min:g}",
+            job_mode=request.job_mode,
+            optional_params=dict(request.optional_params),
+            launcher=f"PYTHONPATH={shlex.quote(str(package))}${{PYTHONPATH:+:$PYTHONPATH}} {shlex.join(launcher)}",
+        )
     )
 
 
@@ -116,4 +123,6 @@ def check_template(site: Path) -> None:
     try:
         jinja2.Environment().parse((site / "job-template.sh").read_text())
     except (OSError, jinja2.TemplateSyntaxError) as error:
-        raise SiteError(f"{site / 'job-template.sh'} cannot be used: {error}. Correct it, or delete it to get the default again.") from None
+        raise SiteError(
+            f"{site / 'job-template.sh'} cannot be used: {error}. Correct it, or delete it to get the default again."
+        ) from None

@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,9 @@ def _registry() -> Iterator[dict[str, dict[str, Any]]]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = open(folder / "sites.lock", "w")  # noqa: SIM115
     except OSError as error:
-        raise SiteError(f"{folder} is not writable ({error.strerror}); set BALSAM_JUPYTER_HOME to one that is.") from None
+        raise SiteError(
+            f"{folder} is not writable ({error.strerror}); set BALSAM_JUPYTER_HOME to one that is."
+        ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         file = folder / "sites.json"
@@ -194,7 +196,9 @@ def locate(name: str | None, path: str | None) -> tuple[int, str, Path]:
         If the directory cannot be written to.
     """
     if name is not None and not _NAME.fullmatch(name):
-        raise BadInput(f"{name!r} cannot name a site: use letters, digits, '.', '_' and '-', beginning with one of the first two.")
+        raise BadInput(
+            f"{name!r} cannot name a site: use letters, digits, '.', '_' and '-', beginning with one of the first two."
+        )
     with _registry() as sites:
         folder = Path(path).expanduser().absolute() if path is not None else None
         if name is None and folder is not None:
@@ -233,7 +237,9 @@ def create(folder: Path) -> None:
             (folder / sub).mkdir(parents=True, exist_ok=True)
         settings, template = folder / "settings.yml", folder / "job-template.sh"
         if not settings.exists():
-            text = SETTINGS_TEMPLATE.format(cores=usable_cores(), gpus=detected_gpus(), mpi=detected_mpi() or "none found")
+            text = SETTINGS_TEMPLATE.format(
+                cores=usable_cores(), gpus=detected_gpus(), mpi=detected_mpi() or "none found"
+            )
             settings.write_text(text)
         if not template.exists():
             template.write_text(JOB_TEMPLATE)
@@ -242,4 +248,6 @@ def create(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         why = error.strerror or str(error)
-        raise SiteError(f"The site directory {folder} cannot be written to ({why}); choose another with path=…") from None
+        raise SiteError(
+            f"The site directory {folder} cannot be written to ({why}); choose another with path=…"
+        ) from None

@@ -42,7 +42,18 @@ class Endings:
     def ended(self, job: Job, code: int, began: float, runtime: float, outcome: Outcome | None) -> None:
         """A task's process has ended."""
         value, error, exception, note = outcome or (None, "", None, "")
-        end = End(job.work.id, "finished", job.state, began, runtime, code, value, error or note, exception, self._version(job))
+        end = End(
+            job.work.id,
+            "finished",
+            job.state,
+            began,
+            runtime,
+            code,
+            value,
+            error or note,
+            exception,
+            self._version(job),
+        )
         if code != 0 and job.killing:
             job.over.set()  # the thread that kills it makes sure of its children, then the end is told
             self.partial[end.job_id] = end._replace(outcome="killed")
@@ -51,7 +62,12 @@ class Endings:
         elif code != 0:
             folder = self.pilot.site / "data" / job.work.workdir
             log = "job.err" if self.pilot.settings.split_stderr else "job.out"
-            self.tell(end._replace(outcome="error", error=error or log_tail(folder / log) or f"exit code {code}, and nothing in its log"))
+            self.tell(
+                end._replace(
+                    outcome="error",
+                    error=error or log_tail(folder / log) or f"exit code {code}, and nothing in its log",
+                )
+            )
         elif outcome is None and job.app is not None and job.app.record.outputs:
             self.read_outputs(job, end)
         else:
@@ -183,7 +199,18 @@ class Endings:
         """A Python app took its process along: that is the end of this task alone."""
         runtime = max(0.0, time.time() - began)
         if code == 0:  # os._exit(0): it neither returned nor raised
-            self.tell(End(job.work.id, "error", job.state, began, runtime, 0, None, "the app ended its process before it returned"))
+            self.tell(
+                End(
+                    job.work.id,
+                    "error",
+                    job.state,
+                    began,
+                    runtime,
+                    0,
+                    None,
+                    "the app ended its process before it returned",
+                )
+            )
             return
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self.ended(job, code, began, runtime, (None, f"the app's process {how} before the app returned", None, ""))
@@ -192,9 +219,28 @@ class Endings:
         """The task may still run, but nobody will know how it ends: end it, and let it run again."""
         session = self.pilot.session.mark
         kind = f"BALSAM_{channel.kind.upper()}"
-        processes.end([{"BALSAM_SESSION": session, "BALSAM_JOB_ID": job.work.id}, {"BALSAM_SESSION": session, kind: channel.journal.name}], 0)
+        processes.end(
+            [
+                {"BALSAM_SESSION": session, "BALSAM_JOB_ID": job.work.id},
+                {"BALSAM_SESSION": session, kind: channel.journal.name},
+            ],
+            0,
+        )
         outcome = "killed" if job.killing else "died"
-        self.tell(End(job.work.id, outcome, job.state, began, max(0.0, time.time() - began), None, None, "", None, self._version(job)))
+        self.tell(
+            End(
+                job.work.id,
+                outcome,
+                job.state,
+                began,
+                max(0.0, time.time() - began),
+                None,
+                None,
+                "",
+                None,
+                self._version(job),
+            )
+        )
 
 
 def _running(channel: Channel) -> set[tuple[int, int]]:

@@ -6,6 +6,7 @@ One thread does everything; threads beside it only end processes and wait for lo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -53,7 +54,9 @@ class Job:
 class Pilot:
     """Runs one allocation's jobs until there is a reason to stop."""
 
-    def __init__(self, site: Path, store: Store, settings: Settings, session: Session, allocation_id: int, slots: int) -> None:
+    def __init__(
+        self, site: Path, store: Store, settings: Settings, session: Session, allocation_id: int, slots: int
+    ) -> None:
         self.site, self.store, self.settings, self.session = site, store, settings, session
         self.data = f"{site}/data/"
         self.allocation_id = allocation_id
@@ -121,10 +124,8 @@ class Pilot:
     def later(self, call: Callable[[], None]) -> None:
         """Have the loop make this call; for other threads and signal handlers."""
         self.calls.append(call)
-        try:
+        with contextlib.suppress(BlockingIOError):
             os.write(self.waker_out, b"!")
-        except BlockingIOError:
-            pass
 
     def patience(self) -> float:
         """Seconds the loop may sleep."""
@@ -339,7 +340,9 @@ class Pilot:
 
     def recover(self) -> None:
         """Settle what dead launchers left; slots whose old process still finishes a task are not used yet."""
-        orphans = self.recovery.sweep(self.allocation_id, stopping=bool(self.stopping), grace_s=self.settings.grace_period_s)
+        orphans = self.recovery.sweep(
+            self.allocation_id, stopping=bool(self.stopping), grace_s=self.settings.grace_period_s
+        )
         while not self.stopping and len(self.slots) < max(0, self.slots_wanted - orphans):
             slot = Slot(len(self.slots), self.session, self.environment, self.settings.split_stderr)
             self.slots.append(slot)

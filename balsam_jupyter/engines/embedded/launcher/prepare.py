@@ -16,7 +16,16 @@ from ....shelltext import shell
 from ....templates import CommandTemplate, render_text
 
 # What a notebook's kernel has in its environment for itself, and a task must not inherit.
-_KERNEL_ONLY = ("MPLBACKEND", "CLICOLOR", "CLICOLOR_FORCE", "FORCE_COLOR", "GIT_PAGER", "PAGER", "PYDEVD_USE_FRAME_EVAL", "TERM")
+_KERNEL_ONLY = (
+    "MPLBACKEND",
+    "CLICOLOR",
+    "CLICOLOR_FORCE",
+    "FORCE_COLOR",
+    "GIT_PAGER",
+    "PAGER",
+    "PYDEVD_USE_FRAME_EVAL",
+    "TERM",
+)
 _KERNEL_PREFIXES = ("JPY_", "IPY_", "BALSAM_SESSION", "BALSAM_SLOT", "BALSAM_WORKER", "BALSAM_JOB_ID")
 
 
@@ -50,7 +59,11 @@ class App:
     @property
     def worker_key(self) -> tuple[Any, ...]:
         """Python apps with equal keys share a warm process."""
-        return self.record.python_exe, tuple(self.record.preamble), tuple(sorted(self.record.environment_variables.items()))
+        return (
+            self.record.python_exe,
+            tuple(self.record.preamble),
+            tuple(sorted(self.record.environment_variables.items())),
+        )
 
 
 class Preparer:
@@ -100,7 +113,9 @@ class Preparer:
             self._programs[key] = os.fsencode(shutil.which(key[0], path=path) or name)
         return self._programs[key]
 
-    def call(self, app: App, job: int, attempt: int, directory: str, parameters: str | bytes, info: Mapping[str, Any]) -> tuple[Any, ...]:
+    def call(
+        self, app: App, job: int, attempt: int, directory: str, parameters: str | bytes, info: Mapping[str, Any]
+    ) -> tuple[Any, ...]:
         """A worker's task."""
         values = decode(parameters) if app.texts else {}
         return job, attempt, directory, app.number, parameters, encode(dict(info)), attempt > 1, self.files(app, values)

@@ -16,7 +16,13 @@ def read_outputs(record: AppRecord, directory: Path) -> tuple[str | bytes | None
     """Encoded values and a note, from a Python process of its own (the outputs may be functions of the user)."""
     with tempfile.TemporaryDirectory() as scratch:
         journal = Path(scratch) / "journal"
-        argv = [record.python_exe or sys.executable, "-u", str(Path(__file__).with_name("worker.py")), str(journal), "0"]
+        argv = [
+            record.python_exe or sys.executable,
+            "-u",
+            str(Path(__file__).with_name("worker.py")),
+            str(journal),
+            "0",
+        ]
         channel = Channel("worker", argv, clean_environment(), journal)
         os.set_blocking(channel.outlet, True)
         channel.send(("app", 1, (record.name, record.payload, record.sys_path, record.outputs)))

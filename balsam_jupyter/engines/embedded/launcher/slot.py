@@ -25,7 +25,9 @@ class Channel:
     def __init__(self, kind: str, argv: list[str], env: Mapping[str, str], journal: Path) -> None:
         self.kind = kind
         self.journal = journal
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(env), start_new_session=True)
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(env), start_new_session=True
+        )
         assert self.process.stdin is not None and self.process.stdout is not None
         self.inlet, self.outlet = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.inlet, False)
@@ -68,7 +70,9 @@ class Channel:
     def frames(self) -> list[tuple[Any, ...]]:
         """The whole frames among what was received."""
         frames = []
-        while len(self.received) >= 4 and len(self.received) >= (size := 4 + int.from_bytes(self.received[:4], "little")):
+        while len(self.received) >= 4 and len(self.received) >= (
+            size := 4 + int.from_bytes(self.received[:4], "little")
+        ):
             frames.append(marshal.loads(self.received[4:size]))
             del self.received[:size]
         return frames

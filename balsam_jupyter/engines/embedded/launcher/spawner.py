@@ -3,7 +3,7 @@
 Started by path with ``python -I -S``; imports little, so that the process is small and starts quickly.
 Frames on stdin and stdout are a 4-byte length and a marshalled value.
 
-In:  ("env", number, {bytes: bytes}), ("run", [task, …]), ("kill", job id, signal), ("drop", job id)
+In:  ("env", number, {bytes: bytes}), ("run", [task, …]), ("drop", job id)
      task = (job id, attempt, directory, argv, env number, files, keep_log), files = [(name, source, bytes)]
 Out: (started, ends, returned)
      started = (job id, start time) of a task that has been running for a while, or None
@@ -12,6 +12,8 @@ Out: (started, ends, returned)
 Journal: "S id attempt time" before a start, "E id attempt code time runtime" after an end, "O" when the
 launcher is gone. See `journal.py`.
 """
+
+from __future__ import annotations
 
 import fcntl
 import marshal
@@ -25,24 +27,33 @@ FLUSH_S = 0.005  # a result waits this long at most for company
 PATIENCE_S = 0.05  # tasks queued behind one that runs longer than this go back, for other slots to take
 
 
+TYPE_CHECKING = False  # typing itself is not imported: this process is to be small
+if TYPE_CHECKING:
+    from typing import Any
+
+    Task = tuple[int, int, str, list[bytes], int, list[tuple[str, str, bytes]], bool]
+
+
 class Spawner:
-    def __init__(self, journal, split_stderr):
+    def __init__(self, journal: str, split_stderr: bool) -> None:
         self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         fcntl.flock(self.journal, fcntl.LOCK_EX)
         create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        log = [(os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0), (os.POSIX_SPAWN_OPEN, 1, b"job.out", create, 0o666)]
+        log = [
+            (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, b"job.out", create, 0o666),
+        ]
         errors = (os.POSIX_SPAWN_OPEN, 2, b"job.err", create, 0o666) if split_stderr else (os.POSIX_SPAWN_DUP2, 1, 2)
         defaults = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
-        self.how = {"file_actions": [*log, errors], "setpgroup": 0, "setsigdef": defaults}
-        self.environments = {}
-        self.queue = []
-        self.made = set()  # directories made ahead
+        self.how: dict[str, Any] = {"file_actions": [*log, errors], "setpgroup": 0, "setsigdef": defaults}
+        self.environments: dict[int, dict[bytes, bytes]] = {}
+        self.queue: list[Task] = []
+        self.made: set[str] = set()  # directories made ahead
         self.inbox = bytearray()
         self.orphaned = False
-        self.current = None  # (job id, pid)
-        self.started = None
-        self.ends = []
-        self.returned = []
+        self.started: tuple[int, float] | None = None
+        self.ends: list[tuple[int, int, float, float]] = []
+        self.returned: list[int] = []
         self.last_flush = 0.0
         self.woken, wake = os.pipe()
         os.set_blocking(self.woken, False)
@@ -58,7 +69,7 @@ class Spawner:
         self.child = select.poll()
         self.child.register(self.woken, select.POLLIN)
 
-    def main(self):
+    def main(self) -> None:
         self.flush(hello=True)
         while True:
             if not self.queue:
@@ -72,7 +83,7 @@ class Spawner:
             if self.queue and not self.orphaned:
                 self.run(self.queue.pop(0))
 
-    def hear(self):
+    def hear(self) -> None:
         """Take in what the launcher sent, or notice that it is gone."""
         try:
             data = os.read(0, 1 << 20)
@@ -95,20 +106,15 @@ class Spawner:
                 self.queue.extend(message[1])
             elif kind == "env":
                 self.environments[message[1]] = message[2]
-            elif kind == "kill" and self.current is not None and self.current[0] == message[1]:
-                try:
-                    os.killpg(self.current[1], message[2])
-                except ProcessLookupError:
-                    pass
             elif kind == "drop":
                 self.give_back([task for task in self.queue if task[0] == message[1]])
 
-    def give_back(self, tasks):
+    def give_back(self, tasks: list[Task]) -> None:
         for task in tasks:
             self.queue.remove(task)
             self.returned.append(task[0])
 
-    def flush(self, hello=False):
+    def flush(self, hello: bool = False) -> None:
         if not (self.ends or self.returned or self.started or hello):
             return
         frame = marshal.dumps((self.started, self.ends, self.returned))
@@ -121,7 +127,7 @@ class Spawner:
             except BrokenPipeError:  # the launcher is gone; the journal has it all
                 return
 
-    def run(self, task):
+    def run(self, task: Task) -> None:
         job, attempt, directory, argv, env, files, keep_log = task
         os.write(self.journal, b"S %d %d %.6f\n" % (job, attempt, time.time()))
         environment = self.environments[env]
@@ -142,10 +148,8 @@ class Spawner:
         except OSError as error:
             code = self.not_started(error)
         else:
-            self.current = job, pid
             self.make_ahead()
             code = self.wait(job, pid, began, clock)
-            self.current = None
         runtime = time.monotonic() - clock
         os.write(self.journal, b"E %d %d %d %.6f %.6f\n" % (job, attempt, code, began, runtime))
         self.ends.append((job, code, began, runtime))
@@ -154,7 +158,7 @@ class Spawner:
         if clock + runtime - self.last_flush > FLUSH_S:
             self.flush()
 
-    def spawn(self, argv, environment):
+    def spawn(self, argv: list[bytes], environment: dict[bytes, bytes]) -> int:
         how = self.how
         try:
             return os.posix_spawn(argv[0], argv, environment, **how)
@@ -162,16 +166,16 @@ class Spawner:
             # Not an executable: let the shell say so, in the task's log and with the code users know.
             return os.posix_spawn(b"/bin/sh", [b"/bin/sh", b"-c", b'exec "$0" "$@"', *argv], environment, **how)
 
-    def not_started(self, error):
+    def not_started(self, error: OSError) -> int:
         """No directory, no log or no process could be made: say why in the log if there can be one."""
         try:
             with open("job.out", "a") as log:
-                log.write("balsam-jupyter could not start this task: %s\n" % error)
+                log.write(f"balsam-jupyter could not start this task: {error}\n")
         except OSError:
             pass
         return 126
 
-    def make_ahead(self):
+    def make_ahead(self) -> None:
         if self.queue:
             directory = self.queue[0][2]
             if directory not in self.made:
@@ -181,7 +185,7 @@ class Spawner:
                 except OSError:
                     pass  # met again, and told, when the task starts
 
-    def wait(self, job, pid, began, clock):
+    def wait(self, job: int, pid: int, began: float, clock: float) -> int:
         """Until the command has ended; meanwhile pass on results, and listen."""
         told = False
         while True:
@@ -196,14 +200,16 @@ class Spawner:
                     self.give_back(self.queue[:])
                 self.flush()
             patience = FLUSH_S - age if age < FLUSH_S else PATIENCE_S - age if age < PATIENCE_S else None
-            for fd, _ in (self.child if self.orphaned else self.both).poll(None if patience is None else patience * 1000 + 1):
+            for fd, _ in (self.child if self.orphaned else self.both).poll(
+                None if patience is None else patience * 1000 + 1
+            ):
                 if fd == self.woken:
                     os.read(self.woken, 4096)
                 else:
                     self.hear()
 
 
-def make(directory):
+def make(directory: str) -> None:
     try:
         os.mkdir(directory)
     except FileExistsError:
@@ -212,17 +218,17 @@ def make(directory):
         os.makedirs(directory, exist_ok=True)
 
 
-def rotate():
+def rotate() -> None:
     """A rerun keeps the log of the run before: job.out.1 is the first one's."""
     for log in ("job.out", "job.err"):
         if os.path.exists(log):
             number = 1
-            while os.path.exists("%s.%d" % (log, number)):
+            while os.path.exists(f"{log}.{number}"):
                 number += 1
-            os.rename(log, "%s.%d" % (log, number))
+            os.rename(log, f"{log}.{number}")
 
 
-def write(name, source, content):
+def write(name: str, source: str, content: bytes) -> None:
     folder = os.path.dirname(name)
     if folder:
         os.makedirs(folder, exist_ok=True)

@@ -17,6 +17,7 @@ while the main thread is inside a user's function. A function that crashes the p
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import importlib.util
 import marshal
@@ -225,17 +226,17 @@ class Worker:
 
     def leave(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with contextlib.suppress(OSError, ValueError):
                 stream.flush()
-            except (OSError, ValueError):
-                pass
 
     def app(self, key: int) -> App:
         if key not in self.apps:
             self.apps[key] = App(*self.records[key])
         return self.apps[key]
 
-    def call(self, job: int, directory: str, key: int, parameters: str | bytes, info: str) -> tuple[Any, str, bytes | None, str]:
+    def call(
+        self, job: int, directory: str, key: int, parameters: str | bytes, info: str
+    ) -> tuple[Any, str, bytes | None, str]:
         app = self.app(key)
         given = decode(parameters)
         os.environ["BALSAM_JOB_ID"] = str(job)

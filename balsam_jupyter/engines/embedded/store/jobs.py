@@ -19,7 +19,8 @@ CHUNK = 1000
 FOLDER_SIZE = 5000
 _BORN = "CREATED>READY>STAGED_IN>PREPROCESSED"
 
-_INSERT = """INSERT INTO job(id, spec_id, ensemble_id, row, key, parameters, workdir, state, app_version, submit_time, data)
+_INSERT = """INSERT INTO job(
+        id, spec_id, ensemble_id, row, key, parameters, workdir, state, app_version, submit_time, data)
     VALUES(?, ?, ?, ?, ?, ?, ?, 'PREPROCESSED', ?, ?, ?)"""
 
 
@@ -59,7 +60,9 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
                 if workdir != spec.workdir and "{id}" not in spec.workdir:
                     renamed[next_id] = workdir
             data = json.dumps(spec.data) if spec.data else None
-            fresh.append((next_id, spec_id, ensemble_id, row, spec.key, spec.parameters, workdir, common.app_version, now, data))
+            fresh.append(
+                (next_id, spec_id, ensemble_id, row, spec.key, spec.parameters, workdir, common.app_version, now, data)
+            )
             ids.append(next_id)
             next_id += 1
             if workdir is not None:  # the next lone job's directory is compared with this one's
@@ -99,7 +102,9 @@ def _kept(
         keys = [s.key for s in chunk if s.key is not None and commons[id(s.common)][1] == ensemble_id]
         for some in (keys[i : i + 500] for i in range(0, len(keys), 500)):
             marks = ",".join("?" * len(some))
-            found = con.execute(f"SELECT key, id FROM job WHERE ensemble_id = ? AND key IN ({marks})", (ensemble_id, *some))
+            found = con.execute(
+                f"SELECT key, id FROM job WHERE ensemble_id = ? AND key IN ({marks})", (ensemble_id, *some)
+            )
             kept.update(((ensemble_id, key), job) for key, job in found)
     return kept
 
@@ -110,7 +115,9 @@ def _intern(con: sqlite3.Connection, common: JobCommon) -> tuple[int, int | None
     spec_id = intern_spec(con, common.app_id, resources, json.dumps(dict(common.tags), sort_keys=True))
     if common.ensemble is None:
         return spec_id, None, 0
-    found = con.execute("SELECT id, rows FROM ensemble WHERE name = ? AND generation = ?", (common.ensemble, common.generation))
+    found = con.execute(
+        "SELECT id, rows FROM ensemble WHERE name = ? AND generation = ?", (common.ensemble, common.generation)
+    )
     ensemble = found.fetchone()
     if ensemble is None:
         raise NotFound(f"There is no ensemble {common.ensemble!r}, generation {common.generation}; create it first.")
@@ -119,7 +126,10 @@ def _intern(con: sqlite3.Connection, common: JobCommon) -> tuple[int, int | None
 
 def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str) -> int:
     digest = blake2b(f"{app_id}\n{resources}\n{tags}".encode(), digest_size=16).digest()
-    con.execute("INSERT OR IGNORE INTO spec(digest, app_id, resources, tags) VALUES(?, ?, ?, ?)", (digest, app_id, resources, tags))
+    con.execute(
+        "INSERT OR IGNORE INTO spec(digest, app_id, resources, tags) VALUES(?, ?, ?, ?)",
+        (digest, app_id, resources, tags),
+    )
     return int(con.execute("SELECT id FROM spec WHERE digest = ?", (digest,)).fetchone()[0])
 
 
@@ -128,13 +138,17 @@ def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
     name, number = wanted, 1
     while holder := con.execute("SELECT id, state FROM job WHERE workdir = ?", (name,)).fetchone():
         if holder[1] not in ("JOB_FINISHED", "FAILED", "USER_KILLED"):
-            raise BadInput(f"Job {holder[0]} ({holder[1]}) still works in {name!r}; choose another workdir, or leave it out.")
+            raise BadInput(
+                f"Job {holder[0]} ({holder[1]}) still works in {name!r}; choose another workdir, or leave it out."
+            )
         number += 1
         name = f"{wanted}.{number}"
     return name
 
 
-def add_event(con: sqlite3.Connection, first: int, last: int, path: str, time: float, end: float, data: str | None = None) -> None:
+def add_event(
+    con: sqlite3.Connection, first: int, last: int, path: str, time: float, end: float, data: str | None = None
+) -> None:
     con.execute(
         "INSERT INTO event(first_id, last_id, path, time, end_time, data) VALUES(?, ?, ?, ?, ?, ?)",
         (first, last, path, time, end, data),
@@ -144,7 +158,8 @@ def add_event(con: sqlite3.Connection, first: int, last: int, path: str, time: f
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
     ensemble.name, ensemble.generation, job.row, job.app_version, job.submit_time, job.start_time, job.end_time,
     job.runtime_s, job.return_code, job.batch_job_id, job.attempts, job.data, job.value, job.error, job.exception"""
-_FROM = "job JOIN spec ON spec.id = job.spec_id JOIN app ON app.id = spec.app_id LEFT JOIN ensemble ON ensemble.id = job.ensemble_id"
+_FROM = """job JOIN spec ON spec.id = job.spec_id JOIN app ON app.id = spec.app_id
+    LEFT JOIN ensemble ON ensemble.id = job.ensemble_id"""
 _ORDERS = {
     name: f"job.{name}"
     for name in ("id", "state", "workdir", "row", "submit_time", "start_time", "end_time", "runtime_s", "return_code")
@@ -172,9 +187,16 @@ def where(query: Query) -> tuple[str, list[Any]]:
         values = [query.ensemble] + ([] if query.generation is None else [query.generation])
         add(f"job.ensemble_id IN (SELECT id FROM ensemble WHERE name = ?{generation})", *values)
     if query.app_name is not None:
-        add("job.spec_id IN (SELECT spec.id FROM spec JOIN app ON app.id = spec.app_id WHERE app.name = ?)", query.app_name)
+        add(
+            "job.spec_id IN (SELECT spec.id FROM spec JOIN app ON app.id = spec.app_id WHERE app.name = ?)",
+            query.app_name,
+        )
     for key, value in (query.tags or {}).items():
-        add("job.spec_id IN (SELECT spec.id FROM spec, json_each(spec.tags) AS tag WHERE tag.key = ? AND tag.value = ?)", key, value)
+        add(
+            "job.spec_id IN (SELECT spec.id FROM spec, json_each(spec.tags) tag WHERE tag.key = ? AND tag.value = ?)",
+            key,
+            value,
+        )
     if query.batch_job_id is not None:
         add("job.batch_job_id = ?", query.batch_job_id)
     if query.workdir is not None:
@@ -188,11 +210,17 @@ def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
     if column not in _ORDERS:
         raise BadInput(f"Jobs cannot be ordered by {column!r}; choose one of {', '.join(_ORDERS)}.")
     order = _ORDERS[column] + (" DESC" if query.order.startswith("-") else "")
-    page = "" if query.limit is None and not query.offset else f" LIMIT {-1 if query.limit is None else query.limit} OFFSET {query.offset}"
+    page = (
+        ""
+        if query.limit is None and not query.offset
+        else f" LIMIT {-1 if query.limit is None else query.limit} OFFSET {query.offset}"
+    )
     shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]] = {}
     return [
         _job(row, shared)
-        for row in con.execute(f"SELECT {_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY {order}{page}", arguments).fetchall()
+        for row in con.execute(
+            f"SELECT {_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY {order}{page}", arguments
+        ).fetchall()
     ]
 
 
@@ -205,8 +233,8 @@ def _job(row: tuple[Any, ...], shared: dict[tuple[str, str], tuple[Resources, di
         workdir = row_workdir(ensemble, generation, number)
     version, submitted, started, ended, runtime, code, batch_job_id, attempts, data, value, error, exception = rest
     return JobRow(
-        id_, app_id, app_name, state, parameters, workdir, common_resources, dict(common_tags), ensemble, generation or 1,
-        number, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
+        id_, app_id, app_name, state, parameters, workdir, common_resources, dict(common_tags), ensemble,
+        generation or 1, number, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
         json.loads(data) if data else {}, value, error or "", exception,
     )  # fmt: skip
 
@@ -219,7 +247,12 @@ def count(con: sqlite3.Connection, query: Query) -> dict[str, int]:
 def kill(con: sqlite3.Connection, query: Query, wait_time: float | None) -> tuple[int, bool]:
     """Ask for the end of jobs; those no launcher holds end here. How many in all, and whether any is held."""
     condition, arguments = where(query)
-    ended = _move(con, f"{condition} AND session_id IS NULL AND state NOT IN ('JOB_FINISHED', 'FAILED', 'USER_KILLED')", arguments, "USER_KILLED")
+    ended = _move(
+        con,
+        f"{condition} AND session_id IS NULL AND state NOT IN ('JOB_FINISHED', 'FAILED', 'USER_KILLED')",
+        arguments,
+        "USER_KILLED",
+    )
     held = con.execute(
         f"UPDATE job SET kill_wait = ? WHERE {condition} AND session_id IS NOT NULL",
         [-1.0 if wait_time is None else wait_time, *arguments],
@@ -238,12 +271,19 @@ def retry(con: sqlite3.Connection, query: Query) -> int:
 def _move(con: sqlite3.Connection, condition: str, arguments: list[Any], state: str) -> int:
     now = time.time()
     con.execute(
-        f"INSERT INTO event(first_id, last_id, path, time, end_time) SELECT id, id, state || '>{state}', ?, ? FROM job WHERE {condition}",
+        f"""INSERT INTO event(first_id, last_id, path, time, end_time)
+            SELECT id, id, state || '>{state}', ?, ? FROM job WHERE {condition}""",
         [now, now, *arguments],
     )
-    renewed = "deaths = 0, return_code = NULL, value = NULL, error = NULL, exception = NULL," if state == "RESTART_READY" else "end_time = ?2,"
+    renewed = (
+        "deaths = 0, return_code = NULL, value = NULL, error = NULL, exception = NULL,"
+        if state == "RESTART_READY"
+        else "end_time = ?2,"
+    )
     return con.execute(
-        f"UPDATE job SET {renewed} kill_wait = NULL, state = ?1 WHERE {condition}".replace("?1", f"'{state}'").replace("?2", str(now)),
+        f"UPDATE job SET {renewed} kill_wait = NULL, state = ?1 WHERE {condition}".replace("?1", f"'{state}'").replace(
+            "?2", str(now)
+        ),
         arguments,
     ).rowcount
 
@@ -253,7 +293,8 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: dict[str, Any]) -
     changed = 0
     for job_id in ids:
         found = con.execute(
-            "SELECT spec.app_id, resources, tags FROM job JOIN spec ON spec.id = spec_id WHERE job.id = ? AND session_id IS NULL",
+            """SELECT spec.app_id, resources, tags FROM job JOIN spec ON spec.id = spec_id
+               WHERE job.id = ? AND session_id IS NULL""",
             (job_id,),
         ).fetchone()
         if found is None:

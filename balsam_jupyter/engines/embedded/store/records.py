@@ -24,7 +24,8 @@ def put_app(con: sqlite3.Connection, app: AppRecord) -> int:
     found = con.execute("SELECT id, record, payload FROM app WHERE name = ?", (app.name,)).fetchone()
     if found is None:
         cursor = con.execute(
-            "INSERT INTO app(name, version, record, payload) VALUES(?, ?, ?, ?)", (app.name, app.version, record, payload)
+            "INSERT INTO app(name, version, record, payload) VALUES(?, ?, ?, ?)",
+            (app.name, app.version, record, payload),
         )
         return int(cursor.lastrowid or 0)
     if found[1:] != (record, payload):
@@ -36,7 +37,9 @@ def put_app(con: sqlite3.Connection, app: AppRecord) -> int:
 
 
 def apps(con: sqlite3.Connection, app_id: int | None = None) -> list[AppRecord]:
-    rows = con.execute("SELECT id, record, payload FROM app WHERE ?1 IS NULL OR id = ?1 ORDER BY id", (app_id,)).fetchall()
+    rows = con.execute(
+        "SELECT id, record, payload FROM app WHERE ?1 IS NULL OR id = ?1 ORDER BY id", (app_id,)
+    ).fetchall()
     return [_app(*row) for row in rows]
 
 
@@ -65,15 +68,21 @@ def app_changes(con: sqlite3.Connection, app_id: int) -> int:
 def put_ensemble(con: sqlite3.Connection, record: EnsembleRecord) -> None:
     con.execute(
         """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance) VALUES(?, ?, ?, ?, ?, ?)
-           ON CONFLICT(name, generation) DO UPDATE SET app_version = excluded.app_version, provenance = excluded.provenance""",
+           ON CONFLICT(name, generation)
+           DO UPDATE SET app_version = excluded.app_version, provenance = excluded.provenance""",
         (record.name, record.generation, record.app_name, record.app_version, record.created or time.time(),
          json.dumps(record.provenance, default=str)),
     )  # fmt: skip
 
 
 def ensembles(con: sqlite3.Connection) -> list[EnsembleRecord]:
-    rows = con.execute("SELECT name, app_name, generation, app_version, created, provenance FROM ensemble ORDER BY id").fetchall()
-    return [EnsembleRecord(*row[:5], json.loads(row[5])) for row in rows]
+    rows = con.execute(
+        "SELECT name, app_name, generation, app_version, created, provenance FROM ensemble ORDER BY id"
+    ).fetchall()
+    return [
+        EnsembleRecord(name, app_name, generation, version, created, json.loads(provenance))
+        for name, app_name, generation, version, created, provenance in rows
+    ]
 
 
 def add_allocation(con: sqlite3.Connection, request: AllocationRequest) -> int:
@@ -89,7 +98,9 @@ _ALLOCATION = "id, request, state, scheduler_id, start_time, end_time, started, 
 
 def allocations(con: sqlite3.Connection, allocation_id: int | None = None, unended: bool = False) -> list[Allocation]:
     condition = "(?1 IS NULL OR id = ?1)" + (" AND state NOT IN ('finished', 'submit_failed')" if unended else "")
-    rows = con.execute(f"SELECT {_ALLOCATION} FROM batch_job WHERE {condition} ORDER BY id", (allocation_id,)).fetchall()
+    rows = con.execute(
+        f"SELECT {_ALLOCATION} FROM batch_job WHERE {condition} ORDER BY id", (allocation_id,)
+    ).fetchall()
     return [_allocation(row) for row in rows]
 
 
@@ -125,7 +136,9 @@ def claim_next(con: sqlite3.Connection, nodes: int) -> int | None:
     waiting = con.execute("SELECT id, num_nodes FROM batch_job WHERE state = 'queued' ORDER BY id LIMIT 1").fetchone()
     if waiting is None:
         return None
-    used = con.execute("SELECT coalesce(sum(num_nodes), 0) FROM batch_job WHERE state IN ('running', 'pending_deletion')").fetchone()[0]
+    used = con.execute(
+        "SELECT coalesce(sum(num_nodes), 0) FROM batch_job WHERE state IN ('running', 'pending_deletion')"
+    ).fetchone()[0]
     if used + waiting[1] > nodes:
         return None
     con.execute(
@@ -150,17 +163,21 @@ def ask_deletion(con: sqlite3.Connection, allocation_id: int) -> str:
 def end_allocation(con: sqlite3.Connection, allocation_id: int, state: str, reason: str) -> None:
     key = "error" if state == "submit_failed" else "reason"
     con.execute(
-        """UPDATE batch_job SET state = ?, end_time = ?, elapsed_s = CASE WHEN boot_id = ? THEN ? - started END, status_info = ?
-           WHERE id = ? AND state NOT IN ('finished', 'submit_failed')""",
+        """UPDATE batch_job SET state = ?, end_time = ?, elapsed_s = CASE WHEN boot_id = ? THEN ? - started END,
+               status_info = ? WHERE id = ? AND state NOT IN ('finished', 'submit_failed')""",
         (state, time.time(), boot_id(), time.monotonic(), json.dumps({key: reason}), allocation_id),
     )
 
 
 def events(con: sqlite3.Connection, after: int, limit: int) -> list[EventRow]:
     rows = con.execute(
-        "SELECT seq, first_id, last_id, path, time, end_time, data FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        "SELECT seq, first_id, last_id, path, time, end_time, data FROM event WHERE seq > ? ORDER BY seq LIMIT ?",
+        (after, limit),
     ).fetchall()
-    return [EventRow(s, f, l, tuple(path.split(">")), t, e, json.loads(data) if data else {}) for s, f, l, path, t, e, data in rows]
+    return [
+        EventRow(seq, first, last, tuple(path.split(">")), began, end, json.loads(data) if data else {})
+        for seq, first, last, path, began, end, data in rows
+    ]
 
 
 def last_event(con: sqlite3.Connection) -> int:

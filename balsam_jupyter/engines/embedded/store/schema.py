@@ -88,7 +88,9 @@ class Store:
         try:
             self._migrate()
         except sqlite3.DatabaseError as error:
-            raise SiteError(f"{path} cannot be used as a site's database: {error}. Restore it, or use another site.") from None
+            raise SiteError(
+                f"{path} cannot be used as a site's database: {error}. Restore it, or use another site."
+            ) from None
 
     @property
     def con(self) -> sqlite3.Connection:
@@ -108,7 +110,9 @@ class Store:
                 con.execute("PRAGMA journal_mode=DELETE")
                 con.execute("BEGIN EXCLUSIVE").execute("COMMIT")
             except sqlite3.OperationalError as error:
-                raise SiteError(f"{self.path.parent} is on {remote}, whose locks do not work ({error}); use a local path.") from None
+                raise SiteError(
+                    f"{self.path.parent} is on {remote}, whose locks do not work ({error}); use a local path."
+                ) from None
         else:
             con.execute("PRAGMA journal_mode=WAL")
         con.execute("PRAGMA synchronous=FULL")
@@ -119,7 +123,7 @@ class Store:
         version = self._version()
         if version > SCHEMA_VERSION:
             raise SiteError(
-                f"{self.path} was written by a newer balsam-jupyter (schema {version}, this one knows {SCHEMA_VERSION}); "
+                f"{self.path} was written by a newer balsam-jupyter (schema {version}, known {SCHEMA_VERSION}); "
                 "upgrade with: pip install -U balsam-jupyter"
             )
         if version == SCHEMA_VERSION:
@@ -155,9 +159,13 @@ class Store:
         except sqlite3.OperationalError as error:
             text = str(error)
             if "locked" in text or "busy" in text:
-                raise StoreBusy(f"{self.path} has been locked by another process for {BUSY_S:g} s; try again.") from None
+                raise StoreBusy(
+                    f"{self.path} has been locked by another process for {BUSY_S:g} s; try again."
+                ) from None
             if "full" in text:
-                raise SiteError(f"The disk that holds {self.path} is full; make room and try again. Nothing was stored.") from None
+                raise SiteError(
+                    f"The disk that holds {self.path} is full; make room and try again. Nothing was stored."
+                ) from None
             if "readonly" in text:
                 raise SiteError(f"{self.path} is not writable; check its permissions.") from None
             raise

@@ -22,7 +22,7 @@ _PATHS = {
     "died": "RUNNING>RUN_TIMEOUT>RESTART_READY",
 }
 MOST_DEATHS = 3
-_DIED = f"its launcher died {MOST_DEATHS} times while this task ran; retry it with more memory or time, or find what kills it"
+_DIED = f"its launcher died {MOST_DEATHS} times while this task ran; find what kills it (memory?), then retry it"
 
 
 class Fenced(Exception):
@@ -87,7 +87,9 @@ def any_ready(con: sqlite3.Connection) -> bool:
     return con.execute(f"SELECT 1 FROM job INDEXED BY job_ready WHERE {READY} LIMIT 1").fetchone() is not None
 
 
-def check_out(con: sqlite3.Connection, session: int, batch_job_id: int, spec_ids: list[int] | None, limit: int) -> list[Work]:
+def check_out(
+    con: sqlite3.Connection, session: int, batch_job_id: int, spec_ids: list[int] | None, limit: int
+) -> list[Work]:
     """Take up to `limit` runnable jobs of those specs (None: any), first submitted first."""
     chosen = "" if spec_ids is None else "AND spec_id IN (SELECT value FROM json_each(?3))"
     rows = con.execute(
@@ -111,9 +113,16 @@ def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None
 
 
 def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
-    apps = dict(con.execute("SELECT id, app_id FROM spec WHERE id IN (SELECT value FROM json_each(?))", (json.dumps([*{r[1] for r in rows}]),)))
+    apps = dict(
+        con.execute(
+            "SELECT id, app_id FROM spec WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([*{r[1] for r in rows}]),),
+        )
+    )
     wanted = json.dumps([*{row[2] for row in rows if row[2] is not None}])
-    found = con.execute("SELECT id, name, generation FROM ensemble WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+    found = con.execute(
+        "SELECT id, name, generation FROM ensemble WHERE id IN (SELECT value FROM json_each(?))", (wanted,)
+    )
     names = {ensemble: (name, generation) for ensemble, name, generation in found}
     return sorted(
         Work(job, apps[spec], spec, state, parameters, workdir or row_workdir(*names[ensemble], row), attempt, data)
@@ -123,13 +132,16 @@ def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
 
 def kills(con: sqlite3.Connection, session: int) -> list[tuple[int, float]]:
     """Jobs of the session that are to be killed, with the seconds between SIGTERM and SIGKILL (-1: never)."""
-    return con.execute("SELECT id, kill_wait FROM job WHERE session_id = ? AND kill_wait IS NOT NULL", (session,)).fetchall()
+    return con.execute(
+        "SELECT id, kill_wait FROM job WHERE session_id = ? AND kill_wait IS NOT NULL", (session,)
+    ).fetchall()
 
 
 def commit_starts(con: sqlite3.Connection, session: int, starts: Iterable[tuple[int, str, float]]) -> None:
     """Jobs (id, state before, start time) that run now."""
     con.executemany(
-        "INSERT INTO event(first_id, last_id, path, time, end_time) VALUES(?1, ?1, ?2 || '>RUNNING', ?3, ?3)", starts := list(starts)
+        "INSERT INTO event(first_id, last_id, path, time, end_time) VALUES(?1, ?1, ?2 || '>RUNNING', ?3, ?3)",
+        starts := list(starts),
     )
     con.executemany(
         "UPDATE job SET state = 'RUNNING', start_time = ? WHERE id = ? AND session_id = ?",
@@ -159,7 +171,8 @@ def commit_ends(con: sqlite3.Connection, session: int, ends: Iterable[End]) -> N
         )  # fmt: skip
     con.executemany("INSERT INTO event(first_id, last_id, path, time, end_time, data) VALUES(?, ?, ?, ?, ?, ?)", events)
     con.executemany(
-        """UPDATE job SET state = ?1, session_id = CASE WHEN ?2 THEN session_id END, kill_wait = CASE WHEN ?2 THEN kill_wait END,
+        """UPDATE job SET state = ?1,
+               session_id = CASE WHEN ?2 THEN session_id END, kill_wait = CASE WHEN ?2 THEN kill_wait END,
                start_time = ?3, end_time = ?4, runtime_s = ?5, return_code = ?6, value = ?7, error = ?8, exception = ?9,
                app_version = coalesce(?10, app_version) WHERE id = ?11 AND session_id = ?12""",
         updates,
@@ -172,12 +185,14 @@ def release(con: sqlite3.Connection, session: int, jobs: Iterable[int]) -> None:
     for job in jobs:
         con.execute(
             """INSERT INTO event(first_id, last_id, path, time, end_time)
-               SELECT id, id, state || '>USER_KILLED', ?1, ?1 FROM job WHERE id = ?2 AND session_id = ?3 AND kill_wait IS NOT NULL""",
+               SELECT id, id, state || '>USER_KILLED', ?1, ?1 FROM job
+               WHERE id = ?2 AND session_id = ?3 AND kill_wait IS NOT NULL""",
             (now, job, session),
         )
         con.execute(
             """UPDATE job SET session_id = NULL, attempts = attempts - 1, kill_wait = NULL,
                    end_time = CASE WHEN kill_wait IS NULL THEN end_time ELSE ? END,
-                   state = CASE WHEN kill_wait IS NULL THEN state ELSE 'USER_KILLED' END WHERE id = ? AND session_id = ?""",
+                   state = CASE WHEN kill_wait IS NULL THEN state ELSE 'USER_KILLED' END
+               WHERE id = ? AND session_id = ?""",
             (now, job, session),
         )
