@@ -1,0 +1,504 @@
+"""Declaring apps: the class contract, what it becomes, and what is refused."""
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import cloudpickle
+import pytest
+
+from balsam_jupyter import ApplicationDefinition
+from balsam_jupyter.apps import app_from_record, app_record, app_version, check_parameters
+from balsam_jupyter.codec import decode, encode
+from balsam_jupyter.errors import BadInput, Unsupported
+from balsam_jupyter.models import Parameter
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code, *args, seed="0", cwd=None):
+    """Run a script in a process of its own; what it prints."""
+    env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+CALL = """
+import pickle, sys, json
+from types import SimpleNamespace
+with open(sys.argv[1], "rb") as file:
+    name, payload = pickle.load(file)
+parts = pickle.loads(payload)
+app = type(name, (), {**parts["attributes"], **parts["functions"]})()
+app.job = SimpleNamespace(id=7)
+print(json.dumps(app.run(**json.loads(sys.argv[2]))))
+assert not {"jinja2", "balsam", "balsam_jupyter.apps"} & sys.modules.keys()
+"""
+
+
+def called_elsewhere(record, tmp_path, **params):
+    """What `run` gives in a process that knows nothing of the user's modules."""
+    file = tmp_path / "payload"
+    file.write_bytes(pickle.dumps((record.name, record.payload)))
+    return json.loads(python(CALL, str(file), json.dumps(params), cwd="/"))
+
+
+class Melt(ApplicationDefinition):
+    """A Lennard-Jones melt."""
+
+    site = "laptop"
+    command_template = "\n  lmp -in in.melt -var T {{ T }} -var steps {{ steps }}\n"
+    parameters = {"steps": {"required": False, "default": 100, "help": "time steps"}}
+    environment_variables = {"OMP_NUM_THREADS": 1}
+    inputs = {"in.melt": "run ${steps}\n", "sub/pot.txt": "{{ eps }} {% if T > 1 %}hot{% endif %}\n"}
+    outputs = {
+        "energy": r"E = (\S+)",
+        "p": "out.json:a.b",
+        "size": lambda workdir: (workdir / "job.out").stat().st_size,
+    }
+
+    def shell_preamble(self):
+        return ["module load lammps", f"export THREADS={self.environment_variables['OMP_NUM_THREADS']}"]
+
+
+def test_a_command_becomes_a_record():
+    record = app_record(Melt)
+    assert (record.name, record.kind, record.description) == ("Melt", "shell", "A Lennard-Jones melt.")
+    assert record.command_template == "lmp -in in.melt -var T {{ T }} -var steps {{ steps }}"
+    assert record.parameters == {
+        "steps": Parameter(False, 100, "time steps"),
+        "T": Parameter(True),
+        "eps": Parameter(True),
+    }
+    assert record.environment_variables == {"OMP_NUM_THREADS": "1"}
+    template = Melt.inputs["sub/pot.txt"]
+    assert record.inputs == {"in.melt": {"text": "run ${steps}\n"}, "sub/pot.txt": {"template": template}}
+    assert record.outputs == {"energy": r"E = (\S+)", "p": "out.json:a.b", "size": None}
+    assert record.preamble == ["module load lammps", "export THREADS=1"]
+    assert record.source.startswith("class Melt(ApplicationDefinition):") and "THREADS" in record.source
+    assert pickle.loads(record.payload)["outputs"].keys() == {"size"}
+    assert Melt.parameters["T"] == {"required": True, "default": None, "help": ""}
+
+
+def test_parameters_belong_to_the_template_beside_them():
+    class Hot(Melt):
+        inputs = {}
+        command_template = "lmp {{ T }}"
+
+    class Renamed(Melt):
+        pass
+
+    assert list(app_record(Hot).parameters) == ["T"]
+    assert app_record(Renamed).parameters == app_record(Melt).parameters
+
+
+FACTOR = 3
+TABLE = {"a": 1.5}
+
+
+def scaled(x):
+    return FACTOR * x
+
+
+class Base:
+    offset = 1
+
+    def helper(self, x):
+        return scaled(x) + self.offset
+
+
+def test_a_function_travels_with_all_it_needs(tmp_path):
+    local = 10
+
+    class Compute(Base, ApplicationDefinition):
+        """Docs."""
+
+        site = "laptop"
+        parameters = {"x": {"help": "where"}}
+        offset = 2
+
+        def run(self, x: float, y: "int" = 5, *, names: list[str] | None = None):
+            return [self.helper(x), y, local, TABLE["a"], self.static(1), self.job.id, Compute.offset, names]
+
+        @staticmethod
+        def static(value):
+            return -value
+
+    record = app_record(Compute)
+    assert record.kind == "python" and record.command_template == ""
+    assert record.parameters == {
+        "x": Parameter(True, None, "where", "float"),
+        "y": Parameter(False, 5, "", "int"),
+        "names": Parameter(False, None, "", "list[str] | None"),
+    }
+    assert called_elsewhere(record, tmp_path, x=2) == [8, 5, 10, 1.5, -1, 7, 2, None]
+
+
+def test_functions_of_the_users_modules_travel_by_value(tmp_path):
+    (tmp_path / "my_helper.py").write_text("SCALE = 7\ndef helped(x):\n    return SCALE * x\n")
+    (tmp_path / "my_app.py").write_text(
+        textwrap.dedent("""
+        import my_helper
+        from my_helper import helped
+        from balsam_jupyter import ApplicationDefinition
+        class Modular(ApplicationDefinition):
+            site = 1
+            def run(self, x):
+                return [helped(x), my_helper.helped(x + 1)]
+        """)
+    )
+    script = textwrap.dedent("""
+        import pickle, sys
+        from balsam_jupyter.apps import app_record
+        import my_app
+        record = app_record(my_app.Modular)
+        with open("payload", "wb") as file:
+            pickle.dump((record.name, record.payload), file)
+        print(record.version)
+        print(record.sys_path)
+        print(record.source)
+        """)
+    version, sys_path, source = python(script, cwd=tmp_path).split("\n", 2)
+    assert str(tmp_path) in sys_path and "site-packages" not in sys_path and "''" not in sys_path
+    assert source.startswith("class Modular(ApplicationDefinition):")
+    assert json.loads(python(CALL, str(tmp_path / "payload"), '{"x": 1}', cwd="/")) == [7, 14]
+    (tmp_path / "my_helper.py").write_text("SCALE = 80\ndef helped(x):\n    return SCALE * x\n")
+    assert python(script, cwd=tmp_path).split("\n")[0] != version
+
+
+def test_inputs_from_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("in.melt.j2").write_text("T {{ T }}\n")
+    Path("pot.txt").write_text("{{ not a template }}\n")
+
+    class Files(ApplicationDefinition):
+        command_template = "lmp"
+        parameters = {"T": {"default": 1}}
+        inputs = {"in.melt": Path("in.melt.j2"), "pot.txt": Path("pot.txt")}
+
+    record = app_record(Files)
+    assert record.inputs == {"in.melt": {"template": "T {{ T }}\n"}, "pot.txt": {"path": str(tmp_path / "pot.txt")}}
+    assert record.parameters == {"T": Parameter(False, 1)}
+    Path("pot.txt").write_text("other\n")
+    assert app_version(Files) != record.version
+    Path("pot.txt").unlink()
+    with pytest.raises(BadInput, match=r"pot.txt.*does not exist"):
+        app_record(Files)
+
+
+def declare(**attributes):
+    return lambda: app_record(type("Broken", (ApplicationDefinition,), attributes))
+
+
+lock = threading.Lock()
+
+
+def uses_lock():
+    return lock
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (declare(command_template="x", run=lambda self: 1), "both of `command_template` and `run`"),
+        (declare(), "neither of"),
+        (declare(command_template="echo {{ a b }}"), "App Broken: Syntax error in the command template, line 1"),
+        (declare(command_template="echo {{ a-b }}"), "App Broken: .*identifier"),
+        (declare(command_template=5), "is a int"),
+        (declare(command_template="echo {{ temp }}", parameters={"tmp": {}}), "'tmp' .* not used.*Did you mean 'temp'"),
+        (declare(command_template="echo {{ a }}", parameters={"a": {"required": False}}), "has no default"),
+        (declare(command_template="echo {{ a }}", parameters={"a": {"defualt": 1}}), "Did you mean 'default'"),
+        (declare(command_template="echo {{ a }}", parameters={"a": 5}), "give a dict"),
+        (declare(command_template="echo {{ a }}", parameters={"a": {"default": lock}}), "default of 'a'.*lock"),
+        (declare(command_template="echo", parameters=["a"]), "dict of dicts"),
+        (declare(command_template="echo", environment_variables={"A=B": "1"}), "environment variable"),
+        (declare(command_template="echo", environment_variables={"A": None}), "A is None"),
+        (declare(command_template="echo", inputs={"/etc/x": ""}), "below the work directory"),
+        (declare(command_template="echo", inputs={"a/../../x": ""}), r"without '\.\.'"),
+        (declare(command_template="echo", inputs={"job.out": ""}), "name of the task's log"),
+        (declare(command_template="echo", inputs={"x": Path("/nowhere/x")}), "does not exist"),
+        (declare(command_template="echo", inputs={"x": Path("/")}), "is not a file"),
+        (declare(command_template="echo", inputs={"x": 5}), "pathlib.Path"),
+        (declare(command_template="echo", inputs={"x": "a", "./x": "b"}), "two inputs"),
+        (declare(command_template="echo", inputs={"x": "{{ a"}), "input template, line 1"),
+        (declare(command_template="echo", outputs={"p": "no group"}), "Output 'p' of app Broken has 0 groups"),
+        (declare(command_template="echo", outputs={"p": "(a)(b)"}), "2 groups"),
+        (declare(command_template="echo", outputs={"p": "(a"}), "not a regular expression"),
+        (declare(command_template="echo", outputs={"p": lambda: 1}), "one argument"),
+        (declare(command_template="echo", outputs={"p": 5}), "is a int"),
+        (declare(run=lambda x: x), "lacks the `self` argument"),
+        (declare(run=staticmethod(lambda self: 1)), "plain method"),
+        (declare(run=lambda self, *args: 1), r"instead of \*args"),
+        (declare(run=lambda self, **kwargs: 1), r"instead of \*\*kwargs"),
+        (declare(run=lambda self, x: 1, parameters={"y": {}}), "'y' of app Broken is not used in run"),
+        (declare(run=lambda self: 1, inputs={"f": "{{ x }}"}), r"use x, which run\(\) does not take"),
+        (declare(run=lambda self: uses_lock()), "the global 'lock' .*lock.* cannot be pickled.*Create it inside run"),
+        (declare(run=lambda self, x=lock: 1), "default of 'x'.*lock"),
+        (declare(run=lambda self: 1, held=lock), "held .*lock.* cannot be pickled"),
+        (declare(command_template="echo", shell_preamble=lambda self: f"x {self.job.id}"), "uses self.job"),
+        (declare(command_template="echo", shell_preamble=lambda self: 1 / 0), "ZeroDivisionError"),
+        (declare(command_template="echo", shell_preamble=lambda self: 5), "gives 5"),
+        (lambda: app_record(5), "not a int"),
+    ],
+)
+def test_classes_that_break_the_contract_are_refused(make, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        make()
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_broken_class_is_refused_where_it_is_written():
+    with pytest.raises(BadInput, match="both"):
+
+        class Both(ApplicationDefinition):
+            command_template = "echo"
+
+            def run(self):
+                return 1
+
+    with pytest.raises(BadInput, match="neither"):
+
+        class Neither(ApplicationDefinition):
+            site = 1
+
+
+def test_super_in_run_is_refused():
+    class Child(Base, ApplicationDefinition):
+        def run(self):
+            return super().helper(1)
+
+    with pytest.raises(BadInput, match=r"run\(\) of app Child uses super"):
+        app_record(Child)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"preprocess": lambda self: None},
+        {"handle_error": lambda self: None},
+        {"transfers": {"x": {"direction": "in"}}},
+        {"cleanup_files": ["*.tmp"]},
+    ],
+)
+def test_hooks_and_transfers_are_not_silently_left_out(attributes):
+    with pytest.raises(Unsupported, match=next(iter(attributes))):
+        declare(command_template="echo", **attributes)()
+
+
+BALSAM = '''
+# The shape of balsam.api's classes, without its dependencies.
+import sys
+class Meta(type):
+    def __new__(mcls, name, bases, attrs):
+        attrs["parameters"] = attrs.pop("parameters", {}).copy()
+        cls = super().__new__(mcls, name, bases, attrs)
+        if bases:
+            cls._app_type = object()
+            cls._default_params = {}
+            if "command_template" in attrs:
+                cls.parameters["say_hello_to"] = {"required": True, "default": None, "help": ""}
+            else:
+                cls.parameters["b"] = {"required": False, "default": 2, "help": "_empty"}
+        return cls
+class ApplicationDefinition(metaclass=Meta):
+    environment_variables = {}
+    parameters = {}
+    transfers = {}
+    cleanup_files = []
+    run = None
+    python_exe = "/somewhere/python"
+    _client = object()
+    __app_id__ = None
+    def preprocess(self): self.job.state = "PREPROCESSED"
+    def postprocess(self): self.job.state = "POSTPROCESSED"
+    def shell_preamble(self): return []
+    def handle_timeout(self): pass
+    def handle_error(self): pass
+'''
+
+
+def test_classes_of_balsam_are_taken_by_their_shape(tmp_path, monkeypatch):
+    (tmp_path / "balsam").mkdir()
+    (tmp_path / "balsam" / "__init__.py").write_text("")
+    (tmp_path / "balsam" / "api.py").write_text(BALSAM)
+    monkeypatch.syspath_prepend(tmp_path)
+    from balsam.api import ApplicationDefinition as Theirs
+
+    class HelloApp(Theirs):
+        site = "one_site"
+        command_template = "echo Hello, {{ say_hello_to }}! && uname"
+
+    class Adder(Theirs):
+        site = 3
+
+        def run(self, a, b=2):
+            return self.twice(a) + b + 0 * Adder.twice(self, b)
+
+        def twice(self, x):
+            return 2 * x
+
+    hello, adder = app_record(HelloApp), app_record(Adder)
+    assert (hello.kind, hello.payload, hello.python_exe) == ("shell", None, "")
+    assert hello.parameters == {"say_hello_to": Parameter(True)}
+    assert adder.parameters == {"a": Parameter(True), "b": Parameter(False, 2)}
+    assert hello.source.startswith("class HelloApp(Theirs):")
+    assert set(pickle.loads(adder.payload)["functions"]) == {"run", "twice"}
+    assert called_elsewhere(adder, tmp_path, a=1) == 4
+    for name in [name for name in sys.modules if name.partition(".")[0] == "balsam"]:
+        del sys.modules[name]
+
+
+VERSIONED = """
+{padding}
+import math
+from balsam_jupyter import ApplicationDefinition
+from balsam_jupyter.apps import app_record
+LIMIT = {limit}
+NAMES = {{"a", "b", "c"}}
+class Point:
+    def __init__(self, x): self.x = x
+    def length(self): return abs(self.x) + {inner}
+def helper(x):
+    return math.sqrt(Point(x).length()) if "a" in NAMES else deeper(x)
+def deeper(x):
+    return x in {{"x", "y", "z"}} or helper(LIMIT)
+class App(ApplicationDefinition):
+    site = 1
+    def run(self, x):
+        # {comment}
+        return   helper( x )
+"""
+
+
+def versions_in_cells(**changes):
+    """Versions of a class run as a notebook runs a cell, in processes with different hash seeds."""
+    cell = VERSIONED.format(**{"padding": "", "limit": 3, "comment": "", "inner": 0, **changes})
+    run = (
+        "import linecache, sys; text = sys.argv[1]; name = sys.argv[2]\n"
+        "if name: linecache.cache[name] = (len(text), None, text.splitlines(True), name)\n"
+        "exec(compile(text, name or '<gone>', 'exec'), globals())\n"
+        "print(app_record(App).version, len(app_record(App).source))"
+    )
+    places = (("0", "/tmp/cell_1"), ("1", "/tmp/cell_2"))
+    return {python(run, cell, place, seed=seed) for seed, place in places}, {
+        python(run, cell, "", seed=seed) for seed in ("0", "1")
+    }
+
+
+def test_the_version_is_that_of_the_code_and_of_what_it_reaches():
+    with_source, without = versions_in_cells()
+    assert len(with_source) == len(without) == 1
+    moved, _ = versions_in_cells(padding="\n\n\nx = 1\n", comment="said")
+    assert {v.split()[0] for v in moved} == {v.split()[0] for v in with_source}
+    assert int(next(iter(with_source)).split()[1]) > 50 and next(iter(without)).split()[1] == "0"
+    for change in ({"limit": 4}, {"inner": 1}):
+        other, other_without = versions_in_cells(**change)
+        assert other.isdisjoint(with_source) and len(other) == 1
+        assert other_without.isdisjoint(without)
+
+
+def test_a_cell_of_a_notebook_has_its_source_and_one_version():
+    cell = VERSIONED.format(padding="", limit=3, comment="", inner=0) + (
+        "class Command(ApplicationDefinition):\n    command_template = 'echo {{ a }}'\n"
+    )
+    run = textwrap.dedent("""
+        import sys
+        from IPython.core.interactiveshell import InteractiveShell
+        from balsam_jupyter.apps import app_record
+        shell = InteractiveShell.instance()
+        for before in ("", "# moved\\nx = 1\\n"):
+            shell.run_cell(before + sys.argv[1]).raise_error()
+            app, command = app_record(shell.user_ns["App"]), app_record(shell.user_ns["Command"])
+            print(app.version, app.source[:9], command.source.splitlines())
+        """)
+    lines = python(run, cell, seed="1").splitlines() + python(run, cell, seed="2").splitlines()
+    assert len(lines) == 4 and len(set(lines)) == 1
+    version, _, shown = lines[0].partition(" ")
+    source = ["class Command(ApplicationDefinition):", "    command_template = 'echo {{ a }}'"]
+    assert shown == f"class App {source}"
+    assert {version} == {one.split()[0] for one in versions_in_cells()[0]}
+
+
+def test_the_version_of_a_command_is_that_of_its_text():
+    def version(**attributes):
+        return app_version(type("A", (ApplicationDefinition,), {"command_template": "echo {{ a }}", **attributes}))
+
+    base = version()
+    assert version(site=5) == version(parameters={"a": {"help": "x"}}) == base
+    changed = [
+        {"command_template": "echo  {{ a }}"},
+        {"inputs": {"f": "x"}},
+        {"outputs": {"f": "(x)"}},
+        {"outputs": {"f": lambda w: 1}},
+        {"outputs": {"f": lambda w: 2}},
+        {"environment_variables": {"A": "1"}},
+        {"shell_preamble": lambda self: "module load x"},
+    ]
+    assert len({base, *(version(**change) for change in changed)}) == len(changed) + 1
+
+
+def test_a_stored_app_becomes_a_class_again(tmp_path):
+    class Sum(ApplicationDefinition):
+        """Adds."""
+
+        python_exe = sys.executable
+        start = 1
+
+        def run(self, x: int, y: int = 2):
+            return self.start + x + y
+
+    for cls in (Melt, Sum):
+        record = app_record(cls)
+        again = app_from_record(record)
+        assert issubclass(again, ApplicationDefinition) and again.__name__ == cls.__name__
+        assert again.__doc__.strip() == record.description
+        again.site = 5
+        assert app_record(again) == record
+    assert again(SimpleNamespace()).run(1) == 4
+    again.start = 100
+    assert app_record(again).version != record.version
+    assert called_elsewhere(app_record(again), tmp_path, x=1) == 103
+    record.payload = cloudpickle.dumps(0)[:-2]
+    with pytest.raises(BadInput, match="cannot be loaded here"):
+        app_from_record(record)
+
+
+def test_parameters_of_a_run_are_checked():
+    record = app_record(Melt)
+    full = check_parameters(record, {"eps": 1, "T": 0.5})
+    assert full == {"steps": 100, "T": 0.5, "eps": 1} and list(full) == list(record.parameters)
+    assert check_parameters(record, {"eps": 1, "T": "a\nb", "steps": 5})["steps"] == 5
+    assert check_parameters(record, {"eps": "only in a file \0", "T": 1})
+    with pytest.raises(BadInput, match=r"no parameter 'step'; its parameters: steps, T, eps.*Did you mean 'steps'"):
+        check_parameters(record, {"eps": 1, "T": 1, "step": 5})
+    with pytest.raises(BadInput, match=r"no parameter 'temp'"):
+        check_parameters(record, {"eps": 1, "temp": 5})
+    with pytest.raises(BadInput, match=r"needs a value for T, eps"):
+        check_parameters(record, {})
+    for value, message in (("a\0", "'T' holds a NUL"), (["x", "\ud800"], "encoded"), ("x" * 10**6, "longer")):
+        with pytest.raises(BadInput, match=message):
+            check_parameters(record, {"eps": 1, "T": value})
+
+
+def test_defaults_can_be_any_value():
+    class Any(ApplicationDefinition):
+        def run(self, x=(1, 2), where=Path("a")):
+            return x
+
+    parameters = app_record(Any).parameters
+    assert check_parameters(app_record(Any), {}) == {"x": (1, 2), "where": Path("a")}
+    assert {name: decode(encode(one.default)) for name, one in parameters.items()} == {"x": (1, 2), "where": Path("a")}
+
+
+def test_nothing_of_this_machine_is_in_messages_of_a_type():
+    with pytest.raises(BadInput) as caught:
+        declare(run=lambda self: 1, held=lock)()
+    assert not re.search(r"/(home|tmp|work)/", str(caught.value))
