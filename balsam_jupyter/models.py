@@ -172,8 +172,8 @@ class JobRow:
 class EventRow(NamedTuple):
     """State changes of one commit: jobs `first_id` … `last_id` each passed through `path`.
 
-    `path` starts with the state left ("" at creation). States up to RUNNING were reached at `time`,
-    those after it at `end_time` (seconds since the epoch).
+    `path` starts with the state left ("" at creation) and ends with the state reached ("" at deletion). States
+    up to RUNNING were reached at `time`, those after it at `end_time` (seconds since the epoch).
     """
 
     seq: int

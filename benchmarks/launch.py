@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 SLOTS = 2
-XARGS = 'seq {n} | xargs -P{p} -I@ sh -c \'mkdir @; cd @; /bin/true >job.out 2>&1; echo $? >rc\''
+XARGS = "seq {n} | xargs -P{p} -I@ sh -c 'mkdir @; cd @; /bin/true >job.out 2>&1; echo $? >rc'"
 
 
 def xargs(folder: Path, tasks: int) -> float:
@@ -70,7 +70,9 @@ def main() -> None:
     for number in range(rounds):
         theirs = xargs(base / f"xargs{number}", tasks)
         rates.append((theirs, ours.run(tasks)))
-        print(f"  round {number + 1}: xargs {rates[-1][0]:7.0f}   balsam-jupyter {rates[-1][1]:7.0f}   ratio {rates[-1][1] / rates[-1][0]:.2f}")
+        print(
+            f"  round {number + 1}: xargs {rates[-1][0]:7.0f}   balsam-jupyter {rates[-1][1]:7.0f}   ratio {rates[-1][1] / rates[-1][0]:.2f}"
+        )
     ours.engine.revoke(1)
     print(f"median: xargs {statistics.median(r[0] for r in rates):.0f}, balsam-jupyter {statistics.median(r[1] for r in rates):.0f}, "
           f"ratio {statistics.median(o / x for x, o in rates):.2f} (asked for: 3.0)")  # fmt: skip

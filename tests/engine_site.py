@@ -8,7 +8,17 @@ from typing import Any
 
 from balsam_jupyter.codec import encode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
-from balsam_jupyter.models import TERMINAL, Allocation, AllocationRequest, AppRecord, JobCommon, JobRow, JobSpec, Parameter, Query
+from balsam_jupyter.models import (
+    TERMINAL,
+    Allocation,
+    AllocationRequest,
+    AppRecord,
+    JobCommon,
+    JobRow,
+    JobSpec,
+    Parameter,
+    Query,
+)
 
 
 def shell_app(engine: EmbeddedEngine, template: str, *names: str, app: str = "App", **fields: Any) -> JobCommon:

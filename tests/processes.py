@@ -26,7 +26,9 @@ def launchers(allocation: int, site: os.PathLike[str] | str) -> list[int]:
 def slot_processes(site: os.PathLike[str] | str, kind: str) -> list[int]:
     """Process ids of the site's spawners or workers."""
     run = f"{site}/run/"
-    return sorted(pid for pid, words in _commands().items() if any(w.startswith(run) and w.endswith(f".{kind}") for w in words))
+    return sorted(
+        pid for pid, words in _commands().items() if any(w.startswith(run) and w.endswith(f".{kind}") for w in words)
+    )
 
 
 def children_of(parent: int) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import sqlite3
 import sys
 from collections import Counter
 from pathlib import Path
@@ -16,6 +18,7 @@ from balsam_jupyter.engines.base import open_engine
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.models import TERMINAL, AllocationRequest, AppRecord, JobCommon, JobSpec, Parameter, Query
 
+from .engine_site import wait_until
 from .processes import children_of, is_running, launchers, slot_processes
 
 # Writes its start and its end to the witness in one short append each.
@@ -47,7 +50,11 @@ def witness_sweep(engine: EmbeddedEngine, witness: Path, tasks: int, seconds: fl
     script = witness.with_suffix(".py")
     script.write_text(WITNESS)
     app = AppRecord(
-        "Witness", "shell", "1", {"n": Parameter()}, command_template=f"{sys.executable} -I -S {script} {witness} {{{{ n }}}} {seconds}"
+        "Witness",
+        "shell",
+        "1",
+        {"n": Parameter()},
+        command_template=f"{sys.executable} -I -S {script} {witness} {{{{ n }}}} {seconds}",
     )
     common = JobCommon(engine.register(app))
     engine.submit(JobSpec(common, encode({"n": n}), f"w/{n}") for n in range(tasks))
@@ -55,18 +62,6 @@ def witness_sweep(engine: EmbeddedEngine, witness: Path, tasks: int, seconds: fl
 
 def ends(engine: EmbeddedEngine) -> int:
     return sum(number for state, number in engine.count(Query()).items() if state in TERMINAL)
-
-
-def wait_until(engine: EmbeddedEngine, condition, timeout: float = 60.0) -> None:
-    """Until the condition holds, looking again at every change of the store."""
-    import time
-
-    deadline = time.monotonic() + timeout
-    cursor = "now"
-    cursor = engine.events(cursor).cursor
-    while not condition():
-        assert time.monotonic() < deadline, f"still {engine.count(Query())} after {timeout} s"
-        cursor = engine.events(cursor, 1.0).cursor
 
 
 def check_witness(witness: Path, tasks: int) -> Counter[str]:
@@ -129,7 +124,11 @@ def test_everything_killed_at_once(engine, tmp_path):
     witness_sweep(engine, witness, 8, 0.3)
     allocation = engine.allocate(AllocationRequest(1, 10, "serial"))
     wait_until(engine, lambda: engine.count(Query()).get("RUNNING", 0) == 2)
-    victims = [engine.allocations()[0].scheduler_id, *launchers(allocation.id, engine.path), *slot_processes(engine.path, "spawner")]
+    victims = [
+        engine.allocations()[0].scheduler_id,
+        *launchers(allocation.id, engine.path),
+        *slot_processes(engine.path, "spawner"),
+    ]
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
     other = open_engine("embedded", "faults")
@@ -154,7 +153,9 @@ def test_script_killed_but_launcher_lives(engine, tmp_path):
 
 def test_a_task_that_dies_with_its_spawner_three_times_fails(engine):
     """The task kills its own spawner each time; the rest of the sweep finishes."""
-    app = AppRecord("Bad", "shell", "1", {"n": Parameter()}, command_template="if [ {{ n }} = 3 ]; then kill -9 $PPID; sleep 60; fi")
+    app = AppRecord(
+        "Bad", "shell", "1", {"n": Parameter()}, command_template="if [ {{ n }} = 3 ]; then kill -9 $PPID; sleep 60; fi"
+    )
     common = JobCommon(engine.register(app))
     engine.submit(JobSpec(common, encode({"n": n}), f"bad/{n}") for n in range(6))
     engine.allocate(AllocationRequest(1, 10, "mpi"))
@@ -164,3 +165,59 @@ def test_a_task_that_dies_with_its_spawner_three_times_fails(engine):
     assert decode(failed.parameters) == {"n": 3}
     assert failed.attempts == 3
     assert "launcher died 3 times" in failed.error
+
+
+def test_a_launcher_stopped_inside_a_transaction_is_ended_and_others_go_on(engine, tmp_path):
+    witness_sweep(engine, tmp_path / "witness", 40, 0.02)
+    allocation = engine.allocate(AllocationRequest(1, 10, "serial"))
+    wait_until(engine, lambda: ends(engine) >= 4)
+    # Stop it at a moment when it holds the store: try until a write of ours cannot begin.
+    [pid] = launchers(allocation.id, engine.path)
+    probe = sqlite3.connect(Path(engine.path) / "balsam.db", timeout=0, isolation_level=None)
+    for _ in range(20_000):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            break
+        probe.execute("ROLLBACK")
+        os.kill(pid, signal.SIGCONT)
+    else:
+        pytest.fail("the launcher was never caught inside a transaction")
+    probe.close()
+    wait_until(engine, lambda: not is_running(pid) or engine.update(Query(ids=(0,)), "USER_KILLED") == 0)
+    wait_until(engine, lambda: ends(engine) == 40)
+    assert set(check_witness(tmp_path / "witness", 40).values()) == {1}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(6))
+def test_soak_launchers_spawners_and_scripts_killed(engine, tmp_path, seed):
+    """2,000 tasks; every few dozen something is killed. Only a spawner's death may run its task again."""
+    chance = random.Random(seed)
+    witness, tasks = tmp_path / "witness", 2000
+    witness_sweep(engine, witness, tasks, 0.005)
+    engine.allocate(AllocationRequest(1, 60, "serial"))
+    spawners_killed = 0
+    for target in sorted(chance.sample(range(20, tasks - 100), 25)):
+        wait_until(engine, lambda target=target: ends(engine) >= target, 120)
+        live = [a for a in engine.allocations() if a.state == "running"]
+        if not live:
+            live = [engine.allocate(AllocationRequest(1, 60, "serial"))]
+        victim = chance.choice(["launcher", "launcher", "spawner", "script and launcher"])
+        pids = launchers(live[0].id, engine.path) if victim != "spawner" else slot_processes(engine.path, "spawner")[:1]
+        if victim == "script and launcher":
+            pids = [live[0].scheduler_id, *pids]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                spawners_killed += victim == "spawner"
+        if victim == "script and launcher":
+            wait_until(engine, lambda live=live: engine.allocations()[live[0].id - 1].state == "finished")
+            engine.allocate(AllocationRequest(1, 60, "serial"))
+    wait_until(engine, lambda: ends(engine) == tasks, 300)
+    assert engine.count(Query()) == {"JOB_FINISHED": tasks}
+    starts = check_witness(witness, tasks)
+    again = sum(starts.values()) - tasks
+    print(f"seed {seed}: {spawners_killed} spawners killed, {again} second starts")
+    assert again <= spawners_killed

@@ -46,7 +46,9 @@ def engine(tmp_path, monkeypatch, settings):
 def python_app(engine, run, app="Py", **fields) -> JobCommon:
     payload = cloudpickle.dumps({"functions": {"run": run}, "attributes": {}, "outputs": {}})
     names = run.__code__.co_varnames[1 : run.__code__.co_argcount]
-    record = AppRecord(app, "python", "1", {n: Parameter() for n in names}, python_exe=sys.executable, payload=payload, **fields)
+    record = AppRecord(
+        app, "python", "1", {n: Parameter() for n in names}, python_exe=sys.executable, payload=payload, **fields
+    )
     return JobCommon(engine.register(record))
 
 
@@ -110,14 +112,21 @@ def test_input_files(engine, tmp_path):
         "table.dat": {"path": str(tmp_path / "table.dat")},
     }
     allocate(engine)
-    [one] = submit(engine, shell_app(engine, "cat in.melt sub/fixed.txt; wc -c table.dat", "T", inputs=inputs), [{"T": 1.5}])
+    [one] = submit(
+        engine, shell_app(engine, "cat in.melt sub/fixed.txt; wc -c table.dat", "T", inputs=inputs), [{"T": 1.5}]
+    )
     finished(engine, one)
     assert engine.output(one) == "temperature 1.5\nas it is {{ T }}\n2 table.dat\n"
 
 
 def test_outputs_are_there_when_the_job_is_finished(engine):
     allocate(engine)
-    common = shell_app(engine, "echo P = {{ p }}; echo '{\"a\": {\"b\": 2}}' >r.json", "p", outputs={"p": r"P = (\S+)", "b": "r.json:a.b", "no": r"(Q)"})
+    common = shell_app(
+        engine,
+        'echo P = {{ p }}; echo \'{"a": {"b": 2}}\' >r.json',
+        "p",
+        outputs={"p": r"P = (\S+)", "b": "r.json:a.b", "no": r"(Q)"},
+    )
     [one] = submit(engine, common, [{"p": 4.25}])
     done = finished(engine, one)
     value = decode(done.value)
@@ -128,7 +137,11 @@ def test_outputs_are_there_when_the_job_is_finished(engine):
 
 def test_preamble_and_shell(engine):
     allocate(engine)
-    [one] = submit(engine, shell_app(engine, 'echo "$A {{ x }}"', "x", preamble=["export A='from the preamble'"]), [{"x": "$(id) \"'"}])
+    [one] = submit(
+        engine,
+        shell_app(engine, 'echo "$A {{ x }}"', "x", preamble=["export A='from the preamble'"]),
+        [{"x": "$(id) \"'"}],
+    )
     finished(engine, one)
     assert engine.output(one) == "from the preamble $(id) \"'\n"
 
@@ -395,7 +408,10 @@ def test_work_directories_outside_are_refused(engine, workdir):
         engine.submit([JobSpec(shell_app(engine, "true"), "{}", workdir)])
 
 
-@pytest.mark.parametrize("asked", [Resources(num_nodes=2), Resources(ranks_per_node=2), Resources(gpus_per_rank=1), Resources(threads_per_rank=9)])
+@pytest.mark.parametrize(
+    "asked",
+    [Resources(num_nodes=2), Resources(ranks_per_node=2), Resources(gpus_per_rank=1), Resources(threads_per_rank=9)],
+)
 def test_what_cannot_run_is_refused(engine, asked):
     common = shell_app(engine, "true")
     with pytest.raises((BadInput, Unsupported)):

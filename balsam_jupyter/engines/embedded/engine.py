@@ -255,7 +255,10 @@ class EmbeddedEngine:
                 return False
             ear.wait(0.05)  # the lock's release rings no bell
         scheduler.reconcile(self.path, self.store)
-        self._recovery.sweep(allocation_id, stopping=True)
+        while self._recovery.sweep(allocation_id, stopping=True, grace_s=self.settings.grace_period_s):
+            if time.monotonic() > deadline:
+                return False
+            ear.wait(0.05)
         scheduler.start_waiting(self.path, self.store, self.settings)
         self.bell.ring()
         return True

@@ -84,6 +84,7 @@ class Pilot:
         self.news = True  # something in the store may concern this launcher
         self.more = True  # and there may be jobs to run
         self.stopping = ""
+        self.folded = True  # the write-ahead log holds nothing of ours
         self.last_commit = self.last_tick = 0.0
         self.idle_since = time.monotonic()
         self.calls: deque[Callable[[], None]] = deque()
@@ -109,6 +110,9 @@ class Pilot:
                 self.last_tick = now
                 self.news = True
                 self.recover()
+                if not self.jobs and not self.folded:
+                    self.store.checkpoint()
+                    self.folded = True
             if now >= self.deadline:
                 self.stop("its wall time is over")
             if self.commit_due(now):
@@ -255,6 +259,7 @@ class Pilot:
             self.backlog.append(each.id)
         if want:
             self.more = len(taken) == want
+        self.folded = False
         if running or ends or released:
             self.bell.ring(but=self.ear)
 

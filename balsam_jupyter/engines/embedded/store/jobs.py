@@ -315,7 +315,14 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: dict[str, Any]) -
 
 def delete(con: sqlite3.Connection, query: Query) -> int:
     condition, arguments = where(query)
-    return con.execute(f"DELETE FROM job WHERE {condition} AND session_id IS NULL", arguments).rowcount
+    condition += " AND session_id IS NULL"
+    now = time.time()
+    con.execute(  # so that whoever waits for such a job is woken, and learns that it is gone
+        f"""INSERT INTO event(first_id, last_id, path, time, end_time)
+            SELECT id, id, state || '>', ?, ? FROM job WHERE {condition}""",
+        [now, now, *arguments],
+    )
+    return con.execute(f"DELETE FROM job WHERE {condition}", arguments).rowcount
 
 
 def set_values(con: sqlite3.Connection, values: Iterable[tuple[int, str | bytes]]) -> None:

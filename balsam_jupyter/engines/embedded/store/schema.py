@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -148,7 +149,7 @@ class Store:
         """
         con = self.con
         try:
-            con.execute("BEGIN IMMEDIATE")
+            self._begin(con)
             try:
                 yield con
                 con.execute("COMMIT")
@@ -170,10 +171,29 @@ class Store:
                 raise SiteError(f"{self.path} is not writable; check its permissions.") from None
             raise
 
+    def _begin(self, con: sqlite3.Connection) -> None:
+        try:
+            con.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or not self._end_stopped_launcher(con):
+                raise
+            con.execute("BEGIN IMMEDIATE")
+
+    def _end_stopped_launcher(self, con: sqlite3.Connection) -> bool:
+        """End a launcher that was stopped (SIGSTOP) inside a transaction: it would keep everyone out for ever."""
+        ended = False
+        for (pid,) in con.execute("SELECT pid FROM session WHERE state = 'open'").fetchall():
+            with contextlib.suppress(OSError):
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+                if state in "Tt" and b"embedded.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    ended = True
+        return ended
+
     def checkpoint(self) -> None:
-        """Fold the write-ahead log into the file; does nothing while others read."""
+        """Fold the write-ahead log into the file, as far as readers allow; waits for nobody."""
         with contextlib.suppress(sqlite3.OperationalError):
-            self.con.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.con.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         for con in self._all:

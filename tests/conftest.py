@@ -1,0 +1,63 @@
+"""A fresh site of the embedded engine for each test; nothing of a test outlives it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from balsam_jupyter import BalsamExecutor, BatchJob, Site, open_site
+
+SETTINGS = "cores_per_node: 2\ngrace_period_s: 1\n"
+LIVE = ("pending_submission", "queued", "running", "pending_deletion")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the list of sites is, for this test alone."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("BALSAM_JUPYTER_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def site(home: Path, tmp_path: Path) -> Iterator[Site]:
+    """An open site with one node of two cores."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "settings.yml").write_text(SETTINGS)
+    opened = open_site("here", folder)
+    yield opened
+    opened = open_site("here", folder)  # a test may have closed it
+    for allocation in opened.engine.allocations():
+        if allocation.state in LIVE:
+            assert opened.engine.revoke(allocation.id, 30.0)
+    opened.close()
+
+
+@pytest.fixture
+def exctr(site: Site) -> BalsamExecutor:
+    """An executor at that site."""
+    return BalsamExecutor(site)
+
+
+@pytest.fixture
+def allocation(exctr: BalsamExecutor) -> BatchJob:
+    """A serial allocation of ten minutes."""
+    return exctr.submit_allocation("here", 1, 10, job_mode="serial")
+
+
+@pytest.fixture
+def until(site: Site) -> Callable[[Callable[[], bool]], None]:
+    """Block until something holds, woken by the site's changes."""
+
+    def wait(holds: Callable[[], bool], timeout: float = 30.0) -> None:
+        deadline = time.monotonic() + timeout
+        cursor = site.engine.events("now").cursor
+        while not holds():
+            assert time.monotonic() < deadline, "it did not come to hold"
+            cursor = site.engine.events(cursor, deadline - time.monotonic()).cursor
+
+    return wait

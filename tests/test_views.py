@@ -1,0 +1,65 @@
+"""The static view, and the views' pieces that need no kernel."""
+
+from __future__ import annotations
+
+import base64
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from balsam_jupyter.history import History
+from balsam_jupyter.models import TASK_STATES, Allocation, AllocationRequest
+from balsam_jupyter.monitor import Snapshot
+from balsam_jupyter.widgets import static
+from balsam_jupyter.widgets.palette import COLOURS
+
+
+def made(name: str = "scan", error: str = "", left: int = 3) -> Snapshot:
+    history = History(width=1.0)
+    history.add(1000.0, "", "WAITING", 10)
+    for task in range(10 - left):
+        history.add(1000.0 + 2 * task, "WAITING", "RUNNING")
+        history.add(1002.0 + 2 * task, "RUNNING", "FAILED" if task == 4 else "FINISHED")
+    return Snapshot(name, history.counts(), history.series(), 1016.0, [], 0.5, 2.0 * left, 7.0 if error else 0.0, error)
+
+
+def test_every_task_state_has_a_colour_and_no_two_share_one() -> None:
+    assert set(COLOURS) == set(TASK_STATES)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_the_picture_is_well_formed_and_its_areas_are_the_states_that_occur() -> None:
+    root = ElementTree.fromstring(static.svg(made().series))
+    titles = [title.text for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles == ["FINISHED", "FAILED", "RUNNING", "WAITING"] or titles == ["FINISHED", "FAILED", "WAITING"]
+    fills = {polygon.get("fill") for polygon in root.iter("{http://www.w3.org/2000/svg}polygon")}
+    assert fills <= set(COLOURS.values())
+    ElementTree.fromstring(static.svg(History().series()))  # nothing to draw is no error
+
+
+def test_names_and_messages_are_escaped() -> None:
+    html = static.html(made("<script>x</script>", error="a <b> & c"))
+    assert "<script>" not in html
+    assert "a &lt;b&gt; &amp; c" in html
+    picture = re.search(r"base64,([A-Za-z0-9+/=]+)", html)
+    assert picture and base64.b64decode(picture[1]).startswith(b"<svg")
+
+
+def test_the_line_says_how_far_how_fast_and_when() -> None:
+    line = static.progress_line(made())
+    assert line.startswith("7/10 done (3 WAITING, 6 FINISHED, 1 FAILED) · 30/min · about 6 s left, until ")
+    assert line.endswith("no allocation runs")
+    running = Allocation(1, AllocationRequest(1, 10), "running")
+    silent = Snapshot("s", made().counts, made().series, 0.0, [running], age_s=125, error="the disk is full")
+    assert static.progress_line(silent).endswith("no answer for 2 min 05 s: the disk is full")
+    assert not silent.done
+    assert static.text(made(left=0)).startswith("scan [####################] 10/10 done (9 FINISHED, 1 FAILED)")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.4, "0 s"), (59.6, "1 min 00 s"), (250, "4 min 10 s"), (7500, "2 h 05 min"), (100_000, "1 d 3 h")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert static.duration(seconds) == shown
