@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -63,3 +65,20 @@ def test_the_line_says_how_far_how_fast_and_when() -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert static.duration(seconds) == shown
+
+
+def test_the_first_figure_does_not_wait_for_grammars_and_leaves_the_checks_whole() -> None:
+    code = """
+import sys
+from balsam_jupyter.widgets.chart import Chart, _import_jsonschema
+_import_jsonschema()
+import plotly.graph_objects
+plotly.graph_objects.FigureWidget
+assert "lark" not in sys.modules, "the grammars were compiled"
+import jsonschema
+check = jsonschema.FormatChecker(["iri"]).conforms
+print(check("http://example.org/ä", "iri"), check("no iri", "iri"), "lark" in sys.modules)
+"""
+    pytest.importorskip("rfc3987_syntax")
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout == "True False True\n", ran.stderr

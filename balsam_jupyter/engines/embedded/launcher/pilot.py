@@ -168,10 +168,10 @@ class Pilot:
             self.mean_s = runtime if not self.mean_s else 0.8 * self.mean_s + 0.2 * runtime
             if job_id in self.jobs:
                 self.endings.ended(self.jobs[job_id], code, began, runtime, outcome[0] if outcome else None)
-        channel.slow = bool(returned) or (channel.slow and not ends)
         for job_id in reversed(returned):
             channel.jobs.pop(job_id, None)
             self.take_back(job_id)
+        channel.slow = bool(channel.jobs) and (bool(returned) or (channel.slow and not ends))
         for job_id, value, note in extracted[0] if extracted else ():
             channel.extracting.discard(job_id)
             self.endings.extracted(job_id, value, note)

@@ -1,0 +1,175 @@
+"""Checks of what a user asks for: resources, allocations, work directories, tags. All before anything is stored."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from .errors import BadInput, Unsupported, listing, nearest
+from .models import AllocationRequest, Resources, SiteRecord
+
+JOB_MODES = ("mpi", "serial")
+_LATER = "this version runs jobs of one process on one node"
+
+
+def positive_int(name: str, value: object) -> int:
+    """`value` as an int of at least 1 (numpy integers too; True is none)."""
+    if not isinstance(value, bool):
+        try:
+            number = operator.index(value)  # type: ignore[arg-type]
+        except TypeError:
+            number = 0
+        if number >= 1:
+            return number
+    raise BadInput(f"{name} must be a whole number of at least 1, not {value!r}.")
+
+
+def positive(name: str, value: object) -> float:
+    """`value` as a finite number above 0."""
+    if not isinstance(value, bool | str | bytes):
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            number = math.nan
+        if 0 < number < math.inf:
+            return int(number) if number.is_integer() else number
+    raise BadInput(f"{name} must be a number above 0, not {value!r}.")
+
+
+def text_map(name: str, value: object) -> dict[str, str]:
+    """A mapping of text to text; numbers become text."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise BadInput(f"{name} must be a mapping such as {{'system': 'H2O'}}, not {value!r}.")
+    for key, word in value.items():
+        if not isinstance(key, str) or not key or "=" in key or ":" in key or "\0" in key:
+            raise BadInput(f"{name}: the key {key!r} must be text without '=' and ':'.")
+        if not isinstance(word, str | int | float) or "\0" in str(word):
+            raise BadInput(f"{name}: the value of {key!r} must be text, not {word!r}.")
+    return {key: str(word) for key, word in value.items()}
+
+
+def workdir_below(workdir: object, top: str = "") -> str:
+    """A work directory as the engine stores it: relative to ``data/``, below `top`."""
+    text = str(workdir)
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts:
+        raise BadInput(f"The work directory {text!r} must lie below the site's data folder: relative, without '..'.")
+    if not path.parts or "\0" in text:
+        raise BadInput(f"{text!r} is not the name of a work directory.")
+    return str(PurePosixPath(top) / path) if top else str(path)
+
+
+def resources(
+    site: SiteRecord,
+    num_nodes: object = 1,
+    ranks_per_node: object = 1,
+    threads_per_rank: object = 1,
+    threads_per_core: object = 1,
+    gpus_per_rank: float = 0,
+    node_packing_count: int | None = None,
+    wall_time_min: float = 0,
+    launch_params: Mapping[str, str] | None = None,
+) -> Resources:
+    """Resources of a job, checked against the site and against what this version can do."""
+    nodes = positive_int("num_nodes", num_nodes)
+    if nodes > site.nodes:
+        raise BadInput(f"num_nodes={nodes} is more than site {site.name!r} has ({_nodes(site.nodes)}).")
+    ranks = positive_int("ranks_per_node", ranks_per_node)
+    minutes = positive("wall_time_min", wall_time_min) if wall_time_min else 0
+    if nodes > 1:
+        raise Unsupported(f"num_nodes={nodes}: {_LATER}; leave num_nodes out or use 1.")
+    if ranks > 1:
+        raise Unsupported(f"{ranks} processes: {_LATER}; leave num_procs and procs_per_node out or use 1.")
+    if gpus_per_rank:
+        raise Unsupported(f"gpus_per_rank={gpus_per_rank}: this version hands out no GPUs; leave it out.")
+    if node_packing_count is not None:
+        raise Unsupported(
+            "A limit of tasks per node (max_tasks_per_node, node_packing_count) comes later: this version runs "
+            f"as many tasks at once as the node has cores ({site.cores_per_node} at {site.name!r}); leave it out."
+        )
+    return Resources(
+        threads_per_rank=positive_int("threads_per_rank", threads_per_rank),
+        threads_per_core=positive_int("threads_per_core", threads_per_core),
+        wall_time_min=math.ceil(minutes),
+        launch_params=text_map("launch_params", launch_params),
+    )
+
+
+def layout(num_procs: object, num_nodes: object, procs_per_node: object) -> tuple[int, int]:
+    """Nodes and ranks per node from libEnsemble's three numbers; any may be None."""
+    given = {"num_procs": num_procs, "num_nodes": num_nodes, "procs_per_node": procs_per_node}
+    numbers = {name: positive_int(name, value) for name, value in given.items() if value is not None}
+    procs, nodes, each = (numbers.get(name) for name in given)
+    if procs is None:
+        return nodes or 1, each or 1
+    if nodes is None:
+        nodes = 1 if each is None else procs // each
+    if each is None:
+        each = procs // nodes
+    if nodes * each != procs:
+        said = ", ".join(f"{name}={value}" for name, value in numbers.items())
+        raise BadInput(f"{said} contradict each other: num_procs must be num_nodes × procs_per_node.")
+    return nodes, each
+
+
+def allocation_request(
+    site: SiteRecord,
+    num_nodes: object,
+    wall_time_min: object,
+    job_mode: str = "mpi",
+    queue: str = "local",
+    project: str = "local",
+    optional_params: Mapping[str, str] | None = None,
+    filter_tags: Mapping[str, str] | None = None,
+    partitions: Sequence[Mapping[str, Any]] | None = None,
+) -> AllocationRequest:
+    """An allocation to ask for, checked against the site."""
+    nodes = positive_int("num_nodes", num_nodes)
+    if nodes > site.nodes:
+        raise BadInput(
+            f"num_nodes={nodes} is more than site {site.name!r} has ({_nodes(site.nodes)}; "
+            "`nodes` in its settings.yml says how many)."
+        )
+    minutes = positive("wall_time_min", wall_time_min)
+    for name, value in (("queue", queue), ("project", project)):
+        if not isinstance(value, str) or not value:
+            raise BadInput(f"{name} must be a name, not {value!r}.")
+    parts = tuple(_partition(part) for part in partitions or ())
+    if parts and sum(part["num_nodes"] for part in parts) != nodes:
+        raise BadInput(f"The partitions must have {_nodes(nodes)} together, as many as the allocation.")
+    return AllocationRequest(
+        num_nodes=nodes,
+        wall_time_min=minutes,
+        job_mode=_mode(job_mode),
+        queue=queue,
+        project=project,
+        optional_params=text_map("optional_params", optional_params),
+        filter_tags=text_map("filter_tags", filter_tags),
+        partitions=parts,
+    )
+
+
+def _mode(job_mode: object) -> str:
+    if job_mode not in JOB_MODES:
+        raise BadInput(f"job_mode is 'mpi' or 'serial', not {job_mode!r}.{nearest(str(job_mode), JOB_MODES)}")
+    return str(job_mode)
+
+
+def _partition(part: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("job_mode", "num_nodes", "filter_tags")
+    if not isinstance(part, Mapping) or not {"num_nodes"} <= set(part) <= set(known):
+        raise BadInput(f"A partition is a mapping with {listing(known)}, not {part!r}.")
+    return {
+        "job_mode": _mode(part.get("job_mode", "mpi")),
+        "num_nodes": positive_int("num_nodes of a partition", part["num_nodes"]),
+        "filter_tags": text_map("filter_tags of a partition", part.get("filter_tags")),
+    }
+
+
+def _nodes(number: int) -> str:
+    return f"{number} node" if number == 1 else f"{number} nodes"
