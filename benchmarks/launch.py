@@ -69,13 +69,13 @@ def main() -> None:
     print(f"{tasks} × /bin/true, each with its own directory and log, {SLOTS} at a time, tasks/s")
     for number in range(rounds):
         theirs = xargs(base / f"xargs{number}", tasks)
-        rates.append((theirs, ours.run(tasks)))
-        print(
-            f"  round {number + 1}: xargs {rates[-1][0]:7.0f}   balsam-jupyter {rates[-1][1]:7.0f}   ratio {rates[-1][1] / rates[-1][0]:.2f}"
-        )
+        us = ours.run(tasks)
+        rates.append((theirs, us))
+        print(f"  round {number + 1}: xargs {theirs:7.0f}   balsam-jupyter {us:7.0f}   ratio {us / theirs:.2f}")
     ours.engine.revoke(1)
-    print(f"median: xargs {statistics.median(r[0] for r in rates):.0f}, balsam-jupyter {statistics.median(r[1] for r in rates):.0f}, "
-          f"ratio {statistics.median(o / x for x, o in rates):.2f} (asked for: 3.0)")  # fmt: skip
+    theirs, us = (statistics.median(column) for column in zip(*rates, strict=True))
+    ratio = statistics.median(us / theirs for theirs, us in rates)
+    print(f"median: xargs {theirs:.0f}, balsam-jupyter {us:.0f}, ratio {ratio:.2f} (asked for: 3.0)")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from balsam_jupyter.codec import decode, encode
 from balsam_jupyter.engines.base import open_engine
 from balsam_jupyter.errors import BadInput, Unsupported
-from balsam_jupyter.models import AppRecord, JobCommon, JobSpec, Parameter, Query, Resources
+from balsam_jupyter.models import AppRecord, EnsembleRecord, JobCommon, JobSpec, Parameter, Query, Resources
 
 from .engine_site import allocate, ended, finished, job, path_of, shell_app, submit, wait_until
 from .processes import is_running, launchers, marked
@@ -382,7 +382,7 @@ def test_script_template_that_fails_is_told(engine):
     allocation = allocate(engine)
     assert allocation.state == "submit_failed" and "no_such_variable" in allocation.status_info["error"]
     template.write_text("{% if %}")
-    with pytest.raises(Exception, match="job-template.sh cannot be used"):
+    with pytest.raises(Exception, match=r"job-template\.sh cannot be used"):
         allocate(engine)
 
 
@@ -428,6 +428,17 @@ def test_a_name_held_by_an_unfinished_job_is_refused_and_a_finished_one_gets_a_n
     finished(engine, first.ids[0])
     second = engine.submit([JobSpec(common, "{}", "lone/x")])
     assert second.renamed == {second.ids[0]: "lone/x.2"}
+
+
+def test_rows_are_found_by_their_directory(engine):
+    common = shell_app(engine, "true")
+    engine.put_ensemble(EnsembleRecord("scan.1", "App"))
+    rows = JobCommon(common.app_id, ensemble="scan.1")
+    engine.submit(JobSpec(rows, "{}", key=n.to_bytes(16, "big")) for n in range(5002))
+    for workdir, row in (("scan.1/7", 7), ("scan.1/4999", 4999), ("scan.1/5000-9999/5001", 5001)):
+        [found] = engine.jobs(Query(workdir=workdir))
+        assert (found.workdir, found.row) == (workdir, row)
+    assert engine.jobs(Query(workdir="scan.1/5001")) == engine.jobs(Query(workdir="no/1")) == []
 
 
 def test_events_wake_a_waiting_thread(engine):

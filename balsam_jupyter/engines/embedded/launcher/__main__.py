@@ -42,6 +42,12 @@ def main() -> int:
     except Fenced:
         log.error("another process has taken over from this session; leaving")
         return 0
+    except Exception as error:
+        # The spawners see their one task through; whoever looks next takes over from this session.
+        log.exception("the launcher failed")
+        where = given.site / "log" / f"qlaunch{given.allocation}.log"
+        end(given.site, store, settings, given.allocation, f"its launcher failed ({error!r}); see {where}")
+        return 1
     pilot.close()
     session.close(store)
     end(given.site, store, settings, given.allocation, reason)

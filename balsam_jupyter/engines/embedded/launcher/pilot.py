@@ -345,9 +345,13 @@ class Pilot:
 
     def recover(self) -> None:
         """Settle what dead launchers left; slots whose old process still finishes a task are not used yet."""
-        orphans = self.recovery.sweep(
-            self.allocation_id, stopping=bool(self.stopping), grace_s=self.settings.grace_period_s
-        )
+        try:
+            orphans = self.recovery.sweep(
+                self.allocation_id, stopping=bool(self.stopping), grace_s=self.settings.grace_period_s
+            )
+        except StoreBusy as error:
+            log.warning("%s", error)  # the next tick tries again
+            return
         while not self.stopping and len(self.slots) < max(0, self.slots_wanted - orphans):
             slot = Slot(len(self.slots), self.session, self.environment, self.settings.split_stderr)
             self.slots.append(slot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import time
 from array import array
@@ -200,8 +201,22 @@ def where(query: Query) -> tuple[str, list[Any]]:
     if query.batch_job_id is not None:
         add("job.batch_job_id = ?", query.batch_job_id)
     if query.workdir is not None:
-        add("job.workdir = ?", query.workdir)
+        add(*_at_workdir(query.workdir))
     return " AND ".join(terms) or "1", arguments
+
+
+def _at_workdir(workdir: str) -> tuple[Any, ...]:
+    """Condition and arguments for one directory: a lone job's is stored, that of an ensemble's row follows from it."""
+    top, _, rest = workdir.partition("/")
+    found = re.fullmatch(r"(.+?)(?:\.g(\d+))?", top)
+    row = rest.rpartition("/")[2]
+    if found and row.isdecimal():
+        name, generation = found[1], int(found[2] or 1)
+        if row_workdir(name, generation, int(row)) == workdir:
+            ensemble = "SELECT id FROM ensemble WHERE name = ? AND generation = ?"
+            ours = f"job.workdir IS NULL AND job.row = ? AND job.ensemble_id = ({ensemble})"
+            return f"(job.workdir = ? OR {ours})", workdir, int(row), name, generation
+    return "job.workdir = ?", workdir
 
 
 def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
