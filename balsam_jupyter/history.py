@@ -6,11 +6,12 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .models import TASK_STATE, TASK_STATES, EventRow
+from .models import JOB_STATES, TASK_STATE, TASK_STATES, EventRow
 
 BINS = 300
 """Most bins a picture has, however long the run and however many the tasks."""
 
+_UP_TO_RUNNING = frozenset(JOB_STATES[: JOB_STATES.index("RUNNING") + 1])
 ENDED = ("FINISHED", "FAILED", "USER_KILLED")
 
 
@@ -156,10 +157,8 @@ def apply(history: History, event: EventRow, number: int) -> None:
     """Add to `history` what `event` did to `number` tasks."""
     path = event.path
     state = TASK_STATE.get(path[0], "")
-    ran = path[0] == "RUNNING"
     for job_state in path[1:]:
-        time = event.end_time if ran else event.time
-        ran = ran or job_state == "RUNNING"
+        time = event.time if job_state in _UP_TO_RUNNING else event.end_time
         reached = TASK_STATE.get(job_state, "")
         if reached != state:
             history.add(time, state, reached, number)

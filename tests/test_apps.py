@@ -293,7 +293,7 @@ def test_hooks_and_transfers_are_not_silently_left_out(attributes):
         declare(command_template="echo", **attributes)()
 
 
-BALSAM = '''
+BALSAM = """
 # The shape of balsam.api's classes, without its dependencies.
 import sys
 class Meta(type):
@@ -322,7 +322,7 @@ class ApplicationDefinition(metaclass=Meta):
     def shell_preamble(self): return []
     def handle_timeout(self): pass
     def handle_error(self): pass
-'''
+"""
 
 
 def test_classes_of_balsam_are_taken_by_their_shape(tmp_path, monkeypatch):

@@ -82,33 +82,33 @@ def bare_path(tmp_path: Path) -> str:
     return str(folder)
 
 
-def setup(path: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+def run_setup(path: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     bash = shutil.which("bash") or "bash"
     command = [bash, str(SETUP), *arguments]
     return subprocess.run(command, env={"PATH": path, **env}, capture_output=True, text=True)
 
 
 def test_setup_says_what_it_leaves_out(bare_path: str) -> None:
-    run = setup(bare_path, "--browser", sys.prefix, "pip")
+    run = run_setup(bare_path, "--browser", sys.prefix, "pip")
     assert run.returncode == 0, run.stderr
     assert run.stderr.count("\n") == 1
     assert "LEFT OUT: the browser tests: no Chromium" in run.stderr
 
 
 def test_setup_left_out_part_is_an_error_in_ci(bare_path: str) -> None:
-    run = setup(bare_path, "--browser", sys.prefix, "pip", CI="true")
+    run = run_setup(bare_path, "--browser", sys.prefix, "pip", CI="true")
     assert run.returncode == 1
     assert "no Chromium" in run.stderr
 
 
 def test_setup_without_a_usable_python(bare_path: str, tmp_path: Path) -> None:
-    run = setup(bare_path, str(tmp_path / "venv"), "pip", PYTHON="/nowhere/python")
+    run = run_setup(bare_path, str(tmp_path / "venv"), "pip", PYTHON="/nowhere/python")
     assert run.returncode == 1
     assert "no Python 3.10 or newer at /nowhere/python; name one: make PYTHON=" in run.stderr
 
 
 def test_setup_makes_an_environment(bare_path: str, tmp_path: Path) -> None:
-    run = setup(bare_path, str(tmp_path / "venv"), "pip")
+    run = run_setup(bare_path, str(tmp_path / "venv"), "pip")
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "venv" / "bin" / "python").exists()
     assert "pip install pip" in run.stdout
@@ -117,3 +117,15 @@ def test_setup_makes_an_environment(bare_path: str, tmp_path: Path) -> None:
 def test_makefile_targets_exist() -> None:
     for target in ("demo", "lab", "test", "bench", "soak"):
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.kernel
+def test_kernel_is_the_one_meant() -> None:
+    """`make ipykernel6` lays an older ipykernel over the environment; this says that kernels really are that one."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import ipykernel; ipykernel.__version__")])
+    NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+    version = notebook.cells[0].outputs[0].data["text/plain"].strip("'")
+    assert version.startswith(os.environ.get("BALSAM_TEST_IPYKERNEL", "")), version

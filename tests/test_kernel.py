@@ -149,7 +149,7 @@ def test_a_sweep_in_a_notebook(start: Start, site: Site, tmp_path: Path) -> None
     assert "data:image/svg+xml;base64," in shown["text/html"]
     opened = [one["content"] for one in watched.messages if one["msg_type"] == "comm_open"]
     figures = [one["comm_id"] for one in opened if "FigureWidget" in str(one["data"]["state"].get("_anywidget_id"))]
-    labels = [one["comm_id"] for one in opened if one["data"]["state"].get("_model_name") == "LabelModel"]
+    lines = [one["comm_id"] for one in opened if one["data"]["state"].get("_model_name") == "HTMLModel"]
     assert len(figures) == 1
 
     # While another cell runs, the figure and the line above it go on.
@@ -160,7 +160,7 @@ def test_a_sweep_in_a_notebook(start: Start, site: Site, tmp_path: Path) -> None
         content = one["content"]
         return one["msg_type"] == "comm_msg" and content["comm_id"] in comms and word in str(content["data"])
 
-    kernel.until(lambda one: update(one, labels, "2 RUNNING"))
+    kernel.until(lambda one: update(one, lines, "2 RUNNING"))
     picture = kernel.until(lambda one: update(one, figures, "'y'"))
     assert len(json.dumps(picture["content"])) + sum(map(len, picture["buffers"])) < 20_000
     (tmp_path / "gate").touch()

@@ -88,10 +88,15 @@ def test_files_are_short() -> None:
 
 
 def committed() -> list[Path]:
-    """What git has, or would add; everything below the root where this is no checkout."""
+    """What git has, or would add; where this is no checkout, everything but what `make` makes."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [path for name in listing.splitlines() if (path := ROOT / name).is_file()]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if run.returncode == 0:
+        return [path for name in run.stdout.splitlines() if (path := ROOT / name).is_file()]
+    made = re.compile(r"\.venv|\.git$|\..*_cache|\.hypothesis|build$|dist$|__pycache__")
+    folders = [path for path in ROOT.iterdir() if not made.match(path.name)]
+    below = [path for folder in folders if folder.is_dir() for path in folder.rglob("*")]
+    return [path for path in folders + below if path.is_file() and "__pycache__" not in path.parts]
 
 
 def test_nothing_of_a_machine() -> None:

@@ -75,12 +75,12 @@ def test_values_in_nested_shell_text(a):
     commands = [
         f'echo "$({python} "{{{{ a }}}}" \'{{{{ a }}}}\' {{{{ a }}}})"',
         f'X="<$HOME>" Y="{{{{ a }}}}"; {python} "$Y" "{{{{ a }}}}" {{{{ a }}}}',
-        f'if true; then\n  ( {python} {{{{ a }}}} "${{NOPE:-}}{{{{ a }}}}" \'{{{{ a }}}}\' )\nfi',
+        f"if true; then\n  ( {python} {{{{ a }}}} \"${{NOPE:-}}{{{{ a }}}}\" '{{{{ a }}}}' )\nfi",
         f"cat >/dev/null <<'END'\nit's \" quoted $( here\nEND\n{python} {{{{ a }}}} \"{{{{ a }}}}\" '{{{{ a }}}}'",
-        f'# it\'s a comment {{{{ a }}}}\n{python} {{{{ a }}}} "{{{{ a }}}}" \'{{{{ a }}}}\'',
-        f'case x in (x) {python} {{{{ a }}}} "{{{{ a }}}}" \'{{{{ a }}}}\';; esac',
+        f"# it's a comment {{{{ a }}}}\n{python} {{{{ a }}}} \"{{{{ a }}}}\" '{{{{ a }}}}'",
+        f"case x in (x) {python} {{{{ a }}}} \"{{{{ a }}}}\" '{{{{ a }}}}';; esac",
         f'true "$$ (" "$?$(true $#)" $$; {python} {{{{ a }}}} "{{{{ a }}}}" \'{{{{ a }}}}\'',
-        f'N=$((1 + (2))); {python} {{{{ a }}}} "{{{{ a }}}}" \'{{{{ a }}}}\' 2>&1 | cat',
+        f"N=$((1 + (2))); {python} {{{{ a }}}} \"{{{{ a }}}}\" '{{{{ a }}}}' 2>&1 | cat",
     ]
     for command in commands:
         text = CommandTemplate(command).argv({"a": a})[2]
@@ -124,7 +124,7 @@ def test_missing_values_are_named():
 SIMPLE = [
     ("lmp -in in.melt", ["lmp", "-in", "in.melt"]),
     ("a 'b c'  \"d e\"\tf\\ g", ["a", "b c", "d e", "f g"]),
-    ('a "" \'\' "x"y\'z\'', ["a", "", "", "xyz"]),
+    ("a \"\" '' \"x\"y'z'", ["a", "", "", "xyz"]),
     (r'a "\"\\\n" \" \\', ["a", '"\\\\n', '"', "\\"]),
     ("a b \\\n  c\\\nd", ["a", "b", "cd"]),
     ("\n  a b \n", ["a", "b"]),
@@ -144,7 +144,7 @@ def test_simple_commands_need_no_shell(text, words):
 @pytest.mark.parametrize("text", [text for text, _ in SIMPLE[1:7]])
 def test_words_are_the_shells_words(text):
     argv = CommandTemplate(text).argv({})
-    told = received([shell(), "-c", f"f() {{ {quoted('')} \"$@\"; }}; {text.strip().replace('a', 'f', 1)}"])
+    told = received([shell(), "-c", f'f() {{ {quoted("")} "$@"; }}; {text.strip().replace("a", "f", 1)}'])
     assert told == argv[1:]
 
 
@@ -167,7 +167,7 @@ def test_lines_are_commands_and_blocks_work():
     template = CommandTemplate(
         "{% set double = n * 2 %}\necho start\n"
         "{% for f in files %}\nprintf '%s.' {{ f }} '{{ double }}'\n{% endfor %}\n"
-        "{% if n > 1 %}\necho\necho \"many: {{ n }}\"\n{% endif %}\n"
+        '{% if n > 1 %}\necho\necho "many: {{ n }}"\n{% endif %}\n'
     )
     assert template.names == {"n", "files"}
     out = subprocess.run(template.argv({"n": 2, "files": ["it's", "a b"]}), capture_output=True, text=True).stdout
@@ -220,13 +220,13 @@ def test_shell_text_runs_as_part_of_a_script():
         ("echo ${X:-{{ a }}}", "assign it"),
         ('echo "${X:-{{ a }}}"', "assign it"),
         ('echo ${X:-"{{ a }}', "assign it"),
-        ('echo ${X:-$(echo {{ a }})}', "assign it"),
+        ("echo ${X:-$(echo {{ a }})}", "assign it"),
         ("echo ${{ a }}", r"after a \$"),
         ("echo $'x{{ a }}'", "plain quotes"),
         ("echo $[ {{ a }} ]", r"write \$\(\( … \)\)"),
         ("true $[<<E\n]{{ a }}", "intricate|instead"),
         ("echo $'\\'' {{ a }}", "plain quotes"),
-        ("echo \"$$(\" {{ a }}", r"write \$\{\$\}"),
+        ('echo "$$(" {{ a }}', r"write \$\{\$\}"),
         ("((1<<2)) {{ a }}", "intricate"),
         ("echo $((echo 1); echo 2) {{ a }}", "intricate"),
         ('cat <<E\n"\\\nE\n"{{ a }}"', "here-document"),
@@ -240,7 +240,7 @@ def test_templates_that_cannot_be_right_are_refused(text, message):
 
 
 def test_shell_text_after_the_last_value_is_left_alone():
-    text = "prog {{ a }} \"`date`\" $((1 + 2)) <<END\n'\nEND"
+    text = 'prog {{ a }} "`date`" $((1 + 2)) <<END\n\'\nEND'
     assert CommandTemplate(text).argv({"a": 1})[2] == text.replace("{{ a }}", "'1'")
 
 

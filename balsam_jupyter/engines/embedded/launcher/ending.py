@@ -55,7 +55,7 @@ class Endings:
             self._version(job),
         )
         if code != 0 and job.killing:
-            job.over.set()  # the thread that kills it makes sure of its children, then the end is told
+            job.is_over()  # the thread that kills it makes sure of its children, then the end is told
             self.partial[end.job_id] = end._replace(outcome="killed")
         elif code != 0 and self.pilot.stopping:
             self.tell(end._replace(outcome="timeout"))
@@ -78,7 +78,7 @@ class Endings:
         self.pilot.starts.pop(end.job_id, None)
         self.pilot.ends.append(end)
         if end.outcome != "done":
-            self.pilot.jobs.pop(end.job_id).over.set()
+            self.pilot.jobs.pop(end.job_id).is_over()
             if not self.pilot.jobs:
                 self.all_over.set()
 
@@ -124,21 +124,22 @@ class Endings:
             self.pilot.backlog.remove(job_id)
             self.pilot.let_go(job_id)
             return
+        job.over = threading.Event()
         job.channel.send(("drop", job_id))
-        threading.Thread(target=self._kill, args=(job, job.channel, wait_time), daemon=True).start()
+        threading.Thread(target=self._kill, args=(job, job.channel, job.over, wait_time), daemon=True).start()
 
-    def _kill(self, job: Job, channel: Channel, wait_time: float | None) -> None:
+    def _kill(self, job: Job, channel: Channel, over: threading.Event, wait_time: float | None) -> None:
         """In a thread: signal until the end has been reported, then make sure nothing of the task is left."""
         mine = {"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_JOB_ID": job.work.id}
         marks: list[dict[str, object]] = [mine]
         deadline = time.monotonic() + (wait_time or 0.0)
-        while not job.over.is_set():
+        while not over.is_set():
             if channel.kind == "worker" and len(marks) == 1 and (job.work.id, job.work.attempt) in _running(channel):
                 channel.killed = True  # the warm process is the task's process
                 marks.append({"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_WORKER": channel.journal.name})
             left = None if wait_time is None else max(0.0, deadline - time.monotonic())
             processes.end(marks, left)
-            job.over.wait(0.01 if wait_time is not None else None)
+            over.wait(0.01 if wait_time is not None else None)
         if wait_time is not None:
             processes.end([mine], max(0.0, deadline - time.monotonic()))
         self.pilot.later(lambda: self._killed(job.work.id))

@@ -32,7 +32,7 @@ log = logging.getLogger("balsam_jupyter.launcher")
 
 GROUP_S = 0.05  # results wait this long at most for their commit while more are coming
 TICK_S = 1.0  # fallback for rings that got lost
-AHEAD_S = 0.02  # a slot is given work for about so long
+AHEAD_S = 0.06  # a slot is given work for about so long
 STOCK_S = 0.15  # and the launcher holds work for about so long
 
 
@@ -48,7 +48,11 @@ class Job:
         self.channel: Channel | None = None
         self.state = work.state  # as stored
         self.killing = False
-        self.over = threading.Event()  # its process has ended, or it was given back
+        self.over: threading.Event | None = None  # for who kills it: it has ended, or was given back
+
+    def is_over(self) -> None:
+        if self.over is not None:
+            self.over.set()
 
 
 class Pilot:
@@ -188,7 +192,7 @@ class Pilot:
             self.backlog.appendleft(job_id)
 
     def let_go(self, job_id: int) -> None:
-        self.jobs.pop(job_id).over.set()
+        self.jobs.pop(job_id).is_over()
         self.released.append(job_id)
 
     def lost(self, slot: Slot, channel: Channel) -> None:
@@ -293,7 +297,7 @@ class Pilot:
         """Hand the backlog to slots, as much to each as it can do in a moment."""
         if not self.backlog or self.stopping:
             return
-        depth = int(min(64.0, max(1.0, AHEAD_S / self.mean_s))) if self.mean_s else 1
+        depth = int(min(128.0, max(1.0, AHEAD_S / self.mean_s))) if self.mean_s else 1
         for slot in sorted(self.slots, key=lambda s: len(s.spawner.jobs)):
             have = slot.handed
             batches: dict[int, tuple[Channel, list[tuple]]] = {}  # type: ignore[type-arg]

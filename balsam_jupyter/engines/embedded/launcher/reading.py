@@ -30,7 +30,7 @@ def read_outputs(record: AppRecord, directory: Path) -> tuple[str | bytes | None
         assert channel.process.stdin is not None
         try:
             while True:
-                data = os.read(channel.outlet, 1 << 20)
+                data = os.read(channel.outlet, 1 << 16)
                 channel.received += data
                 for frame in channel.frames():
                     for _, value, note in frame[3]:

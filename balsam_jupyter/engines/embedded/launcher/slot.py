@@ -17,6 +17,7 @@ from ..sessions import Session
 from .prepare import App
 
 _HERE = Path(__file__).parent
+_PIPE = 1 << 16  # what a pipe holds; a larger buffer costs more to allocate than it saves
 
 
 class Channel:
@@ -60,9 +61,11 @@ class Channel:
         """The frames that have arrived, and whether the process is gone."""
         gone = False
         try:
-            while data := os.read(self.outlet, 1 << 20):
+            while data := os.read(self.outlet, _PIPE):
                 self.received += data
-            gone = True
+                if len(data) < _PIPE:
+                    break
+            gone = not data
         except BlockingIOError:
             pass
         return self.frames(), gone

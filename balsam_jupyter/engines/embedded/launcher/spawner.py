@@ -23,7 +23,8 @@ import signal
 import sys
 import time
 
-FLUSH_S = 0.005  # a result waits this long at most for company
+FLUSH_S = 0.005  # a task that has run for so long is told to be running
+GROUP_S = 0.02  # a result waits this long at most for company, while more tasks are queued
 PATIENCE_S = 0.05  # tasks queued behind one that runs longer than this go back, for other slots to take
 
 
@@ -86,7 +87,7 @@ class Spawner:
     def hear(self) -> None:
         """Take in what the launcher sent, or notice that it is gone."""
         try:
-            data = os.read(0, 1 << 20)
+            data = os.read(0, 1 << 16)
         except BlockingIOError:
             return
         if not data:
@@ -155,7 +156,7 @@ class Spawner:
         self.ends.append((job, code, began, runtime))
         if self.started is not None and self.started[0] == job:
             self.started = None
-        if clock + runtime - self.last_flush > FLUSH_S:
+        if clock + runtime - self.last_flush > GROUP_S:
             self.flush()
 
     def spawn(self, argv: list[bytes], environment: dict[bytes, bytes]) -> int:

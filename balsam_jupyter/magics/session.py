@@ -1,0 +1,90 @@
+"""What the magics of one notebook share: the executor of the current site, errors without traceback, look-ups."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from IPython.core.error import UsageError
+
+from ..api import Site, current_site, open_site
+from ..errors import BalsamJupyterError, NotFound, listing, nearest
+from ..models import JobRow, Query
+
+if TYPE_CHECKING:
+    from ..ensemble import Ensemble
+    from ..executor import BalsamExecutor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def one_line_errors(magic: F) -> F:
+    """Show a user's mistake as IPython's short ``UsageError: …``; "run all" stops at it all the same."""
+
+    @functools.wraps(magic)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return magic(*args, **kwargs)
+        except BalsamJupyterError as error:
+            raise UsageError(str(error)) from None
+
+    return guarded  # type: ignore[return-value]
+
+
+class Session:
+    """The executor of the site last opened in this process, by a magic or by the user's own code."""
+
+    def __init__(self) -> None:
+        self._executor: BalsamExecutor | None = None
+        self._site: Site | None = None
+
+    @property
+    def site(self) -> Site:
+        """The current site; the site ``default`` is opened if none is."""
+        try:
+            return current_site()
+        except NotFound:
+            return open_site()
+
+    @property
+    def executor(self) -> BalsamExecutor:
+        """The one executor of the current site."""
+        from ..executor import BalsamExecutor
+
+        site = self.site
+        if self._executor is None or self._site is not site:
+            self._executor, self._site = BalsamExecutor(site), site
+        return self._executor
+
+    def ensemble(self, name: str) -> Ensemble:
+        """The ensemble of that name at the current site."""
+        return self.executor.ensemble(name)
+
+    def find(self, text: str) -> tuple[Query, str]:
+        """What TASK or NAME means: an ensemble's name, a task's id, its name or its work directory. With words for it.
+
+        Raises
+        ------
+        NotFound
+            If it is none of these; names the nearest ensemble.
+        """
+        names = [record.name for record in self.site.engine.ensembles()]
+        if text in names:
+            return Query(ensemble=text), f"ensemble {text!r}"
+        if text.isdecimal() and len(text) < 19 and self._rows(Query(ids=(int(text),), limit=1)):
+            return Query(ids=(int(text),)), f"task {text}"
+        task_name = re.fullmatch(r"(.+)_(\d{1,18})", text)
+        if task_name and (found := self._rows(Query(ids=(int(task_name[2]),)))) and found[0].app_name == task_name[1]:
+            return Query(ids=(found[0].id,)), f"task {found[0].id}"
+        for workdir in (text, f"libe_workflow/{text}"):
+            if found := self._rows(Query(workdir=workdir, limit=1)):
+                return Query(ids=(found[0].id,)), f"task {found[0].id}"
+        raise NotFound(
+            f"Site {self.site.name!r} has no ensemble, task or work directory {text!r}; "
+            f"its ensembles are {listing(reversed(names))}.{nearest(text, names)}"
+        )
+
+    def _rows(self, query: Query) -> list[JobRow]:
+        return self.site.engine.jobs(query)

@@ -1,0 +1,111 @@
+"""The live picture: a plotly FigureWidget of task states over time, with a progress bar above it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from datetime import datetime
+from html import escape
+from types import ModuleType
+from typing import Any
+
+from ..history import BINS
+from ..monitor import Snapshot
+from . import static
+from .palette import COLOURS
+
+
+def _import_jsonschema() -> None:
+    """Import jsonschema without the grammars it compiles for a check that nearly nobody uses.
+
+    plotly's FigureWidget imports nbformat, that jsonschema, and that rfc3987_syntax, whose import takes 2 s (on a
+    machine busy with tasks 10 s and more) for the formats "iri" and "iri-reference". A stand-in takes its place
+    during the import, and imports the real one when such a format is checked.
+    """
+    name = "rfc3987_syntax"
+    if name in sys.modules or importlib.util.find_spec(name) is None:
+        return
+
+    def is_valid_syntax(*arguments: Any) -> Any:
+        return importlib.import_module(name).is_valid_syntax(*arguments)
+
+    stand_in = ModuleType(name)
+    stand_in.is_valid_syntax = is_valid_syntax  # type: ignore[attr-defined]
+    sys.modules[name] = stand_in
+    try:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("jsonschema")
+    finally:
+        del sys.modules[name]
+
+
+class Chart:
+    """One widget for an ensemble, whatever its size; `draw` sets traits only, so any one thread may call it.
+
+    Raises
+    ------
+    ImportError
+        If ipywidgets, plotly or anywidget is missing.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        _import_jsonschema()
+        import ipywidgets
+        import plotly.graph_objects as go
+
+        areas = [
+            go.Scatter(
+                name=state,
+                stackgroup="tasks",
+                mode="lines",
+                line={"width": 0, "shape": "hv"},
+                fillcolor=colour,
+                hovertemplate="%{y}",
+            )
+            for state, colour in COLOURS.items()
+        ]
+        self.figure: Any = go.FigureWidget(
+            data=areas,
+            layout={
+                "height": 260,
+                "margin": {"l": 50, "r": 10, "t": 10, "b": 30},
+                "template": "plotly_white",
+                "xaxis": {"type": "date"},
+                "yaxis": {"title": {"text": "tasks"}, "rangemode": "tozero"},
+                "legend": {"traceorder": "normal"},
+            },
+        )
+        name: Any = ipywidgets.HTML(f"<b>{escape(snapshot.ensemble)}</b>", layout={"flex": "0 0 auto"})
+        self.bar: Any = ipywidgets.IntProgress(min=0, max=1, layout={"flex": "1 1 auto"})
+        self.bar.style.bar_color = COLOURS["FINISHED"]
+        self.line: Any = ipywidgets.HTML()  # which breaks long lines; a Label cuts them
+        row: Any = ipywidgets.HBox([name, self.bar])
+        self.box: Any = ipywidgets.VBox([row, self.line, self.figure])
+        self._widgets = [self.box, row, name, self.bar, self.line, self.figure]
+        self.draw(snapshot)
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Show this snapshot."""
+        import numpy as np
+
+        self.bar.max = max(snapshot.total, 1)
+        self.bar.value = snapshot.ended
+        self.line.value = escape(static.progress_line(snapshot))
+        series = snapshot.series
+        # The bins are equal, so a start and a step stand for all x: only the heights travel, as binary.
+        start = datetime.fromtimestamp(series.start).isoformat(sep=" ")
+        with self.figure.batch_update():
+            for trace in self.figure.data:
+                heights = np.asarray(series.counts[trace.name][-BINS:], dtype="int32")
+                trace.update(x0=start, dx=1000 * series.width, y=heights)
+
+    def bundle(self, snapshot: Snapshot) -> dict[str, Any]:
+        """The MIME bundle that shows the widget, and text where there is no kernel."""
+        shown: dict[str, Any] = dict(self.box._repr_mimebundle_())
+        return {**shown, **static.bundle(snapshot)}
+
+    def close(self) -> None:
+        """Take the widgets out of the kernel and the page."""
+        for widget in self._widgets:
+            widget.close()

@@ -1,0 +1,13 @@
+"""The colours of the states, in one place; told apart by people with any colour vision."""
+
+from __future__ import annotations
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), and a light grey for what has not begun.
+COLOURS: dict[str, str] = {
+    "FINISHED": "#009E73",  # bluish green
+    "FAILED": "#D55E00",  # vermillion
+    "USER_KILLED": "#CC79A7",  # reddish purple
+    "RUNNING": "#56B4E9",  # sky blue
+    "WAITING": "#C8C8C8",
+}
+"""Task state → colour, in the order in which areas are stacked, from below."""

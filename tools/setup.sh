@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# usage: setup.sh [--browser] VENV PIP-ARGUMENT...
+# Make the virtual environment VENV if it is not there, then `pip install PIP-ARGUMENT...` into it.
+# What Debian has to provide is installed by apt where we are root there; what cannot be had is left out
+# with one line, and with CI=true that is an error.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+browser=
+if [ "$1" = --browser ]; then browser=1; shift; fi
+venv=$1; shift
+
+die() { echo "setup: $*" >&2; exit 1; }
+
+left_out() {
+    [ "${CI:-}" != true ] || die "$1 (an error with CI=true)"
+    echo "setup: LEFT OUT: $1" >&2
+}
+
+apt_can() { [ "$(id -u)" = 0 ] && [ -e /etc/debian_version ] && command -v apt-get >/dev/null; }
+
+apt_install() {
+    apt_can || return 1
+    echo "setup: apt-get install $*" >&2
+    local log
+    if ! log=$({
+        { [ -n "${apt_updated:-}" ] || apt-get update; } &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+    } 2>&1 </dev/null); then
+        echo "$log" >&2
+        return 1
+    fi
+    apt_updated=1
+}
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; }
+
+can_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+# The first Python that is new enough and passes the check $1.
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 /usr/bin/python3}; do
+        if new_enough "$candidate" && "$1" "$candidate"; then echo "$candidate"; return; fi
+    done
+    return 1
+}
+
+if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    python=$(find_python can_venv) || { apt_install python3 python3-venv && python=$(find_python can_venv); } || {
+        python=$(find_python true) ||
+            die "no Python 3.10 or newer${PYTHON:+ at $PYTHON}; name one: make PYTHON=/path/to/python3"
+        die "$python cannot make virtual environments; install its venv package (Debian: apt-get install python3-venv)"
+    }
+    echo "setup: $venv with $("$python" --version)"
+    "$python" -m venv --clear "$venv"
+fi
+
+if [ -n "$browser" ] && ! command -v chromium chromium-browser google-chrome >/dev/null; then
+    apt_install chromium fonts-dejavu-core ||
+        left_out "the browser tests: no Chromium (Debian: apt-get install chromium fonts-dejavu-core)"
+fi
+
+echo "setup: $venv: pip install $*"
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"
