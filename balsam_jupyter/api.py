@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import Any, ClassVar, TypeVar
 
 from .api_check import allocation_request
@@ -127,6 +128,15 @@ class BatchJob(Model):
         Model.__init__(job)
         job._allocation, job._site = allocation, site
         return job
+
+    def __repr__(self) -> str:
+        nodes = "1 node" if self.num_nodes == 1 else f"{self.num_nodes} nodes"
+        name = "BatchJob" if self.id is None else f"BatchJob {self.id}"
+        asked = f"{nodes}, {self.wall_time_min:g} min, {self.job_mode}"
+        return f"<{name} at {self._site.name}: {self.state or 'not saved'}, {asked}>"
+
+    def _repr_html_(self) -> str:
+        return f"<div>{escape(repr(self).strip('<>'))}</div>"
 
     def _read(self, name: str) -> Any:
         one = self._allocation

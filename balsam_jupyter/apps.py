@@ -349,5 +349,3 @@ def _check_argument(name: str, value: Any) -> None:
         raise
     except Exception as error:  # its own __str__
         raise BadInput(f"The value of {name!r} cannot be turned into text: {error}.") from error
-
-

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from balsam_jupyter import BalsamExecutor, BatchJob, Site, open_site
+from balsam_jupyter.engines.embedded import EmbeddedEngine
 
 SETTINGS = "cores_per_node: 2\ngrace_period_s: 1\n"
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
@@ -61,3 +62,23 @@ def until(site: Site) -> Callable[[Callable[[], bool]], None]:
             cursor = site.engine.events(cursor, deadline - time.monotonic()).cursor
 
     return wait
+
+
+@pytest.fixture
+def settings() -> str:
+    """The site's settings.yml; parametrize to have others."""
+    return SETTINGS
+
+
+@pytest.fixture
+def engine(home: Path, tmp_path: Path, settings: str) -> Iterator[EmbeddedEngine]:
+    """The embedded engine at a site of its own, for tests of what is below the executor."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "settings.yml").write_text(settings)
+    opened = EmbeddedEngine.open("here", str(folder))
+    yield opened
+    for allocation in opened.allocations():
+        if allocation.state in LIVE:
+            assert opened.revoke(allocation.id, timeout=30)
+    opened.close()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+
+import cloudpickle
 
 from balsam_jupyter.codec import encode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
@@ -65,3 +68,12 @@ def path_of(engine: EmbeddedEngine, job_id: int) -> list[str]:
         if row.first_id <= job_id <= row.last_id:
             states += row.path[1:]
     return states
+
+
+def python_app(engine: EmbeddedEngine, run: Callable[..., Any], app: str = "Py", **fields: Any) -> JobCommon:
+    payload = cloudpickle.dumps({"functions": {"run": run}, "attributes": {}, "outputs": {}})
+    names = run.__code__.co_varnames[1 : run.__code__.co_argcount]
+    record = AppRecord(
+        app, "python", "1", {n: Parameter() for n in names}, python_exe=sys.executable, payload=payload, **fields
+    )
+    return JobCommon(engine.register(record))

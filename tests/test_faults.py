@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from balsam_jupyter.codec import decode, encode
-from balsam_jupyter.engines.base import open_engine
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.models import TERMINAL, AllocationRequest, AppRecord, JobCommon, JobSpec, Parameter, Query
 
@@ -30,20 +29,6 @@ os.write(fd, f"start {number} {os.getpid()}\\n".encode())
 time.sleep(seconds)
 os.write(fd, f"end {number} {os.getpid()}\\n".encode())
 """
-
-
-@pytest.fixture
-def engine(tmp_path, monkeypatch):
-    monkeypatch.setenv("BALSAM_JUPYTER_HOME", str(tmp_path / "home"))
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "settings.yml").write_text("cores_per_node: 2\ngrace_period_s: 2\n")
-    engine = open_engine("embedded", "faults", str(site))
-    yield engine
-    for allocation in engine.allocations():
-        if allocation.state not in ("finished", "submit_failed"):
-            assert engine.revoke(allocation.id, timeout=30)
-    engine.close()
 
 
 def witness_sweep(engine: EmbeddedEngine, witness: Path, tasks: int, seconds: float) -> None:
@@ -131,7 +116,7 @@ def test_everything_killed_at_once(engine, tmp_path):
     ]
     for pid in victims:
         os.kill(pid, signal.SIGKILL)
-    other = open_engine("embedded", "faults")
+    other = EmbeddedEngine.open("here")
     wait_until(other, lambda: other.allocations()[0].state == "finished")
     assert "died" in other.allocations()[0].status_info["reason"]
     wait_until(other, lambda: "RUNNING" not in other.count(Query()))

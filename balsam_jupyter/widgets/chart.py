@@ -69,6 +69,7 @@ class Chart:
             data=areas,
             layout={
                 "height": 260,
+                "autosize": True,
                 "margin": {"l": 50, "r": 10, "t": 10, "b": 30},
                 "template": "plotly_white",
                 "xaxis": {"type": "date"},
