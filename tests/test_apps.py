@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import sys
 import textwrap
 import threading
@@ -12,30 +13,12 @@ import cloudpickle
 import pytest
 
 from balsam_jupyter import ApplicationDefinition
-from balsam_jupyter.apps import app_from_record, app_record, app_version
+from balsam_jupyter.apps import app_from_record, app_record, app_version, check_parameters
+from balsam_jupyter.codec import decode, encode
 from balsam_jupyter.errors import BadInput, Unsupported
 from balsam_jupyter.models import Parameter
 
-from .isolated import python
-
-CALL = """
-import pickle, sys, json
-from types import SimpleNamespace
-with open(sys.argv[1], "rb") as file:
-    name, payload = pickle.load(file)
-parts = pickle.loads(payload)
-app = type(name, (), {**parts["attributes"], **parts["functions"]})()
-app.job = SimpleNamespace(id=7)
-print(json.dumps(app.run(**json.loads(sys.argv[2]))))
-assert not {"jinja2", "balsam", "balsam_jupyter.apps"} & sys.modules.keys()
-"""
-
-
-def called_elsewhere(record, tmp_path, **params):
-    """What `run` gives in a process that knows nothing of the user's modules."""
-    file = tmp_path / "payload"
-    file.write_bytes(pickle.dumps((record.name, record.payload)))
-    return json.loads(python(CALL, str(file), json.dumps(params), cwd="/"))
+from .isolated import CALL, called_elsewhere, python
 
 
 class Melt(ApplicationDefinition):
@@ -280,69 +263,6 @@ def test_hooks_and_transfers_are_not_silently_left_out(attributes):
         declare(command_template="echo", **attributes)()
 
 
-BALSAM = """
-# The shape of balsam.api's classes, without its dependencies.
-import sys
-class Meta(type):
-    def __new__(mcls, name, bases, attrs):
-        attrs["parameters"] = attrs.pop("parameters", {}).copy()
-        cls = super().__new__(mcls, name, bases, attrs)
-        if bases:
-            cls._app_type = object()
-            cls._default_params = {}
-            if "command_template" in attrs:
-                cls.parameters["say_hello_to"] = {"required": True, "default": None, "help": ""}
-            else:
-                cls.parameters["b"] = {"required": False, "default": 2, "help": "_empty"}
-        return cls
-class ApplicationDefinition(metaclass=Meta):
-    environment_variables = {}
-    parameters = {}
-    transfers = {}
-    cleanup_files = []
-    run = None
-    python_exe = "/somewhere/python"
-    _client = object()
-    __app_id__ = None
-    def preprocess(self): self.job.state = "PREPROCESSED"
-    def postprocess(self): self.job.state = "POSTPROCESSED"
-    def shell_preamble(self): return []
-    def handle_timeout(self): pass
-    def handle_error(self): pass
-"""
-
-
-def test_classes_of_balsam_are_taken_by_their_shape(tmp_path, monkeypatch):
-    (tmp_path / "balsam").mkdir()
-    (tmp_path / "balsam" / "__init__.py").write_text("")
-    (tmp_path / "balsam" / "api.py").write_text(BALSAM)
-    monkeypatch.syspath_prepend(tmp_path)
-    from balsam.api import ApplicationDefinition as Theirs
-
-    class HelloApp(Theirs):
-        site = "one_site"
-        command_template = "echo Hello, {{ say_hello_to }}! && uname"
-
-    class Adder(Theirs):
-        site = 3
-
-        def run(self, a, b=2):
-            return self.twice(a) + b + 0 * Adder.twice(self, b)
-
-        def twice(self, x):
-            return 2 * x
-
-    hello, adder = app_record(HelloApp), app_record(Adder)
-    assert (hello.kind, hello.payload, hello.python_exe) == ("shell", None, "")
-    assert hello.parameters == {"say_hello_to": Parameter(True)}
-    assert adder.parameters == {"a": Parameter(True), "b": Parameter(False, 2)}
-    assert hello.source.startswith("class HelloApp(Theirs):")
-    assert set(pickle.loads(adder.payload)["functions"]) == {"run", "twice"}
-    assert called_elsewhere(adder, tmp_path, a=1) == 4
-    for name in [name for name in sys.modules if name.partition(".")[0] == "balsam"]:
-        del sys.modules[name]
-
-
 def test_a_stored_app_becomes_a_class_again(tmp_path):
     class Sum(ApplicationDefinition):
         """Adds."""
@@ -367,3 +287,36 @@ def test_a_stored_app_becomes_a_class_again(tmp_path):
     record.payload = cloudpickle.dumps(0)[:-2]
     with pytest.raises(BadInput, match="cannot be loaded here"):
         app_from_record(record)
+
+
+def test_parameters_of_a_run_are_checked():
+    record = app_record(Melt)
+    full = check_parameters(record, {"eps": 1, "T": 0.5})
+    assert full == {"steps": 100, "T": 0.5, "eps": 1} and list(full) == list(record.parameters)
+    assert check_parameters(record, {"eps": 1, "T": "a\nb", "steps": 5})["steps"] == 5
+    assert check_parameters(record, {"eps": "only in a file \0", "T": 1})
+    with pytest.raises(BadInput, match=r"no parameter 'step'; its parameters: steps, T, eps.*Did you mean 'steps'"):
+        check_parameters(record, {"eps": 1, "T": 1, "step": 5})
+    with pytest.raises(BadInput, match=r"no parameter 'temp'"):
+        check_parameters(record, {"eps": 1, "temp": 5})
+    with pytest.raises(BadInput, match=r"needs a value for T, eps"):
+        check_parameters(record, {})
+    for value, message in (("a\0", "'T' holds a NUL"), (["x", "\ud800"], "encoded"), ("x" * 10**6, "longer")):
+        with pytest.raises(BadInput, match=message):
+            check_parameters(record, {"eps": 1, "T": value})
+
+
+def test_defaults_can_be_any_value():
+    class Any(ApplicationDefinition):
+        def run(self, x=(1, 2), where=Path("a")):
+            return x
+
+    parameters = app_record(Any).parameters
+    assert check_parameters(app_record(Any), {}) == {"x": (1, 2), "where": Path("a")}
+    assert {name: decode(encode(one.default)) for name, one in parameters.items()} == {"x": (1, 2), "where": Path("a")}
+
+
+def test_nothing_of_this_machine_is_in_messages_of_a_type():
+    with pytest.raises(BadInput) as caught:
+        declare(run=lambda self: 1, held=lock)()
+    assert not re.search(r"/(home|tmp|work)/", str(caught.value))
