@@ -235,6 +235,7 @@ def submit_sweep(
     record = next((one for one in engine.ensembles() if one.name == name), None)
     if record is not None and record.app_name != app.name:
         raise BadInput(f"Ensemble {name!r} is of app {record.app_name}, not of {app.name}; choose another name.")
+    made = record is None
     if record is None:
         provenance = {
             "parameters": list(app.parameters),
@@ -242,9 +243,9 @@ def submit_sweep(
             "python": platform.python_version(),
         }
         record = EnsembleRecord(name, app.name, 1, app.version, time.time(), provenance)
-        engine.put_ensemble(record)
     common = JobCommon(app.id, app.version, resources, {"workflow": name, **tags}, name, record.generation)
-    submitted = engine.submit(JobSpec(common, text, "", key) for text, key in zip(parameters, keys, strict=True))
+    specs = (JobSpec(common, text, "", key) for text, key in zip(parameters, keys, strict=True))
+    submitted = engine.submit(specs, record if made else None)
     ensemble = Ensemble(site, follower, record, submitted.new)
     if ensemble.note:
         log.warning("%s.", ensemble.note)

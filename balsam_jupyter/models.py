@@ -100,7 +100,7 @@ class AppRecord:
 class JobCommon:
     """What many jobs of one submission share; share the *object*, engines look at it once.
 
-    `ensemble` names the ensemble (it must have been put with `Engine.put_ensemble`), None for a lone job.
+    `ensemble` names the ensemble (stored before, or given to `Engine.submit`), None for a lone job.
     """
 
     app_id: int

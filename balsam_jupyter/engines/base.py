@@ -38,8 +38,11 @@ class Engine(Protocol):
     def apps(self) -> list[AppRecord]:
         """The registered apps, whole."""
 
-    def submit(self, specs: Iterable[JobSpec]) -> Submitted:
-        """Store many jobs in one atomic step, or none. Rows of an ensemble that exist are kept as they are."""
+    def submit(self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None) -> Submitted:
+        """Store many jobs in one atomic step, or none. Rows of an ensemble that exist are kept as they are.
+
+        A new ensemble comes along as `ensemble`, so that it is stored with its rows or not at all.
+        """
 
     def jobs(self, query: Query) -> list[JobRow]:
         """The jobs a query names."""

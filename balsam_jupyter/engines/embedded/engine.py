@@ -86,7 +86,7 @@ class EmbeddedEngine:
     def apps(self) -> list[AppRecord]:
         return records.apps(self.store.con)
 
-    def submit(self, specs: Iterable[JobSpec]) -> Submitted:
+    def submit(self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None) -> Submitted:
         seen: set[int] = set()
 
         def checked() -> Iterable[JobSpec]:
@@ -100,6 +100,8 @@ class EmbeddedEngine:
                 yield spec
 
         with self.store.transaction() as con:
+            if ensemble is not None:
+                records.put_ensemble(con, ensemble)
             submitted = jobs.submit(con, checked())
         self.bell.ring()
         return submitted

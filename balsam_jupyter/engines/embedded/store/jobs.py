@@ -27,7 +27,7 @@ _INSERT = """INSERT INTO job(
 
 def row_workdir(ensemble: str, generation: int, row: int) -> str:
     """Directory of an ensemble's row below ``data/``: at most 5,000 rows (and folders of rows) in a folder."""
-    top = ensemble if generation == 1 else f"{ensemble}.g{generation}"
+    top = ensemble if generation == 1 else f"{ensemble}~{generation}"  # no ensemble can have such a name
     if row < FOLDER_SIZE:
         return f"{top}/{row}"
     first = row - row % FOLDER_SIZE
@@ -208,7 +208,7 @@ def where(query: Query) -> tuple[str, list[Any]]:
 def _at_workdir(workdir: str) -> tuple[Any, ...]:
     """Condition and arguments for one directory: a lone job's is stored, that of an ensemble's row follows from it."""
     top, _, rest = workdir.partition("/")
-    found = re.fullmatch(r"(.+?)(?:\.g(\d+))?", top)
+    found = re.fullmatch(r"(.+?)(?:~(\d+))?", top)
     row = rest.rpartition("/")[2]
     if found and row.isdecimal():
         name, generation = found[1], int(found[2] or 1)
