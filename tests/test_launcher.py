@@ -62,11 +62,13 @@ def test_environment_of_a_task(engine, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     monkeypatch.setenv("JPY_PARENT_PID", "1")
     monkeypatch.setenv("MINE", "kept")
+    monkeypatch.setenv("PYTHONPATH", "/users/own")
     allocate(engine)
     [one] = submit(engine, shell_app(engine, "env", environment_variables={"COLOUR": "a b\nc"}))
     finished(engine, one)
     log = engine.output(one)
     assert "MPLBACKEND" not in log and "JPY_" not in log
+    assert "PYTHONPATH=/users/own\n" in log
     assert "MINE=kept\n" in log and "COLOUR=a b\nc\n" in log and f"BALSAM_JOB_ID={one}\n" in log
 
 

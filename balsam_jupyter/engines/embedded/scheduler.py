@@ -20,6 +20,7 @@ from .site import Settings
 from .store import Store, records
 
 LOCK_VARIABLE = "BALSAM_ALLOCATION_LOCK"
+PACKAGE_PARENT = Path(__file__).resolve().parents[3]
 _DEAD = "its script and launcher died (a kill, a crash, or the machine was switched off)"
 
 
@@ -99,9 +100,9 @@ def _launch(site: Path, store: Store, allocation_id: int, lock: int) -> int:
 def render(site: Path, store: Store, allocation_id: int) -> str:
     """The script of an allocation, from the site's ``job-template.sh``."""
     request = records.allocation(store.con, allocation_id).request
-    package = Path(__file__).resolve().parents[3]
     module = "balsam_jupyter.engines.embedded.launcher"
     launcher = [sys.executable, "-m", module, "--site", str(site), "--allocation", str(allocation_id)]
+    ours = shlex.quote(str(PACKAGE_PARENT))
     text = (site / "job-template.sh").read_text()
     template = jinja2.Template(text, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return str(
@@ -113,7 +114,7 @@ def render(site: Path, store: Store, allocation_id: int) -> str:
             wall_time_min=f"{request.wall_time_min:g}",
             job_mode=request.job_mode,
             optional_params=dict(request.optional_params),
-            launcher=f"PYTHONPATH={shlex.quote(str(package))}${{PYTHONPATH:+:$PYTHONPATH}} {shlex.join(launcher)}",
+            launcher=f"PYTHONPATH={ours}${{PYTHONPATH:+:$PYTHONPATH}} {shlex.join(launcher)}",
         )
     )
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ..scheduler import LOCK_VARIABLE, start_waiting
+from ..scheduler import LOCK_VARIABLE, PACKAGE_PARENT, start_waiting
 from ..sessions import Session
 from ..site import Settings
 from ..store import Store, records
@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--site", type=Path, required=True)
     parser.add_argument("--allocation", type=int, required=True)
     given = parser.parse_args()
+    forget_python_path()
     inherited = os.environ.pop(LOCK_VARIABLE, "")
     if inherited:
         os.set_inheritable(int(inherited), False)  # held by this process, not by its tasks
@@ -55,6 +56,15 @@ def main() -> int:
     pilot.bell.close()
     store.checkpoint()
     return 0
+
+
+def forget_python_path() -> None:
+    """Take out what the script put in front for this process: a task's Python may be another one."""
+    ours, _, users = os.environ.get("PYTHONPATH", "").partition(os.pathsep)
+    if ours == str(PACKAGE_PARENT):
+        os.environ["PYTHONPATH"] = users
+        if not users:
+            del os.environ["PYTHONPATH"]
 
 
 def end(site: Path, store: Store, settings: Settings, allocation_id: int, reason: str) -> None:
