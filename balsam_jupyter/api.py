@@ -11,7 +11,7 @@ from .api_check import allocation_request
 from .api_job import Job, NoResult
 from .api_jobs import JobManager, JobWaitResult
 from .api_query import DoesNotExist, Field, Manager, Model, MultipleObjectsReturned, Query, matches, sort_by
-from .api_site import Site, current_site, find_site, open_site
+from .api_site import Site, current_site, existing_site, find_site, open_site
 from .errors import BadInput
 from .models import JOB_STATES, Allocation, AppRecord
 
@@ -107,8 +107,7 @@ class BatchJob(Model):
         partitions: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__()
-        near = current_site()
-        self._site = near if site_id is None else find_site(site_id, near)
+        self._site = existing_site(site_id)
         self._allocation: Allocation | None = None
         self._values.update(
             site_id=self._site.id,
@@ -255,7 +254,7 @@ def _aware(time: datetime.datetime) -> datetime.datetime:
 
 def _events(jobs: set[int] | None) -> Iterator[EventLog]:
     """Single transitions, from commits that may hold those of many jobs."""
-    engine, cursor = current_site().engine, ""
+    engine, cursor = existing_site().engine, ""
     while True:
         page = engine.events(cursor)
         cursor = page.cursor
@@ -282,12 +281,12 @@ def _told(path: tuple[str, ...]) -> str:
 
 
 def _all_apps() -> list[App]:
-    site = current_site()
+    site = existing_site()
     return [App(record, site) for record in site.engine.apps()]
 
 
 def _all_batch_jobs() -> list[BatchJob]:
-    site = current_site()
+    site = existing_site()
     return [BatchJob._of(one, site) for one in site.engine.allocations()]
 
 
@@ -298,9 +297,7 @@ EventLog.objects = EventManager(lambda: EventLog)
 
 def sync_app(cls: type) -> int:
     """Create or update the app at the site its class names; returns the app's id."""
-    near = current_site()
-    site = getattr(cls, "site", None)
-    return (near if site is None else find_site(site, near)).register(cls).id
+    return existing_site(getattr(cls, "site", None)).register(cls).id
 
 
 _JOB_FIELDS = (
@@ -311,9 +308,7 @@ _JOB_FIELDS = (
 
 def submit_app(cls: type, workdir: str, *, save: bool = True, **fields: Any) -> Job:
     """Make a Job of the app (and save it): `fields` are the job's by Balsam's names, and else the app's parameters."""
-    near = current_site()
-    site = getattr(cls, "site", None)
-    name = (near if site is None else find_site(site, near)).name
+    name = existing_site(getattr(cls, "site", None)).name
     given = {key: fields.pop(key) for key in _JOB_FIELDS if key in fields}
     job = Job(cls, workdir, parameters=fields, site_name=name, **given)
     if save:
@@ -325,12 +320,11 @@ def load_apps(site: int | str | Site) -> dict[str, type]:
     """The classes of all apps at a site, by name."""
     from .apps import app_from_record
 
-    return {record.name: app_from_record(record) for record in find_site(site, current_site()).engine.apps()}
+    return {record.name: app_from_record(record) for record in existing_site(site).engine.apps()}
 
 
 def load_app(name: str, site_name: str | None = None) -> type:
     """The class of one app."""
     from .apps import app_from_record
 
-    near = current_site()
-    return app_from_record((near if site_name is None else find_site(site_name, near)).app(name))
+    return app_from_record(existing_site(site_name).app(name))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from . import codec
 from .api_check import resources, text_map, workdir_below
 from .api_query import Field, Model
-from .api_site import Site, current_site, find_site
+from .api_site import Site, existing_site
 from .errors import BadInput, ExecutorException, TaskFailed, TimeoutExpired, Unsupported
 from .models import TERMINAL, JobCommon, JobRow, JobSpec, Query, Resources
 
@@ -109,8 +109,7 @@ class Job(Model):
         site_name: str | None = None,
     ) -> None:
         super().__init__()
-        near = current_site()
-        self._site = near if site_name is None else find_site(site_name, near)
+        self._site = existing_site(site_name)
         self._row: JobRow | None = None
         self._values.update(
             app_id=self._site.app(app_id).id,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .api_job import SETTABLE, Job
 from .api_query import Manager, as_tags
-from .api_site import Site, current_site
+from .api_site import Site, existing_site
 from .errors import BadInput, NotFound, TimeoutExpired, listing, nearest
 from .models import JOB_STATES, TERMINAL, EventRow, JobCommon, Query
 
@@ -160,7 +160,7 @@ class JobManager(Manager[Job]):
 
     def _query(self, filters: Mapping[str, Any]) -> Query | None:
         """The engine's query for conditions, or None if nothing can match."""
-        site, asked = current_site(), dict(filters)
+        site, asked = existing_site(), dict(filters)
         ids = _many(asked.get("id"))
         states = _many(asked.get("state"))
         for state in (*(states or ()), *(_many(asked.get("state__ne")) or ())):
@@ -196,20 +196,20 @@ class JobManager(Manager[Job]):
         if query is None or (stop is not None and stop <= start):
             return []
         limit = None if stop is None else stop - start
-        site = current_site()
+        site = existing_site()
         rows = site.engine.jobs(replace(query, order=order or "id", limit=limit, offset=start))
         return [Job._of(row, site) for row in rows]
 
     def _count(self, filters: Mapping[str, Any]) -> int:
         query = self._query(filters)
-        return 0 if query is None else sum(current_site().engine.count(query).values())
+        return 0 if query is None else sum(existing_site().engine.count(query).values())
 
     def _update(self, filters: Mapping[str, Any], changes: Mapping[str, Any]) -> int:
         query = self._query(filters)
         if query is None or not changes:
             return 0
         if set(changes) == {"state"} and changes["state"] in SETTABLE:
-            return current_site().engine.update(query, changes["state"])
+            return existing_site().engine.update(query, changes["state"])
         jobs = self._list(filters, None, 0, None)
         for job in jobs:
             for name, value in changes.items():
@@ -219,7 +219,7 @@ class JobManager(Manager[Job]):
 
     def _delete(self, filters: Mapping[str, Any]) -> int:
         query = self._query(filters)
-        return 0 if query is None else current_site().engine.delete(query)
+        return 0 if query is None else existing_site().engine.delete(query)
 
 
 def _many(value: Any) -> tuple[Any, ...] | None:

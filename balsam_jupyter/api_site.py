@@ -73,7 +73,7 @@ class Site(Model):
             names = sorted(name for name in self._apps if isinstance(name, str))
             raise NotFound(
                 f"Site {self.name!r} has no app {ref!r}; it has {listing(names)}.{nearest(str(ref), names)} "
-                "Register one with register_app()."
+                "Register one with %%balsam_app or register_app()."
             )
         return found
 
@@ -192,17 +192,22 @@ def find_site(ref: int | str | Site | Any, near: Site) -> Site:
     raise NotFound(f"There is no site {ref!r}; there is {known_sites}.{hint} open_site(NAME) makes one.")
 
 
-def existing_site(ref: int | str | Site) -> Site:
-    """The site of an id or a name, whether or not a site is open; it is never created (`NotFound` lists the sites)."""
+def existing_site(ref: int | str | Site | None = None) -> Site:
+    """The site of an id or a name, whether or not a site is open; None means the current one.
+
+    Where none is open it is opened, but never created (`NotFound` lists the sites), save for the site ``default``.
+    """
     if isinstance(ref, Site):
         return ref
     with _lock:
         near = _current
-    return find_site(ref, near) if near is not None else open_site(registered_site("embedded", ref))
+    if near is not None:
+        return near if ref is None else find_site(ref, near)
+    return open_site() if ref in (None, "default") else open_site(registered_site("embedded", ref))
 
 
 def _all() -> list[Site]:
-    near = current_site()
+    near = existing_site()
     return [find_site(record.id, near) for record in near.engine.sites()]
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -282,11 +284,9 @@ def _as_it_was(cls: type, before: Mapping[str, Any]) -> bool:
     return now.keys() == before.keys() and all(value is before[name] for name, value in now.items())
 
 
-@lru_cache(maxsize=256)
-def _command_names(template: str) -> frozenset[str]:
-    return frozenset(CommandTemplate(template).names) if template else frozenset()
-
-
+_command = lru_cache(maxsize=256)(CommandTemplate)
+_NO_TEXT = (type, ModuleType, FunctionType, BuiltinFunctionType, MethodType, partial)
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+>")
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _SHORT = 100_000
 
@@ -324,7 +324,10 @@ def check_parameters(record: AppRecord, params: Mapping[str, Any]) -> dict[str, 
             kind = type(value)
             if kind in _NUMBERS or (kind is str and len(value) < _SHORT and value.isascii() and "\0" not in value):
                 continue
-            if name in _command_names(record.command_template):  # input files can hold anything
+            command = _command(record.command_template)
+            if name in command.names:  # input files can hold anything
+                if name in command.placeholders:
+                    _refuse_collection(name, value)
                 _check_argument(name, value)
     return full
 
@@ -343,9 +346,34 @@ def _check_argument(name: str, value: Any) -> None:
         for one in value:
             _check_argument(name, one)
         return
+    kind: Any = type(value)
+    if isinstance(value, _NO_TEXT) or (kind.__repr__ is object.__repr__ and kind.__str__ is object.__str__):
+        _refuse_object(name, value)
     try:
-        argument(value, name)
+        text = argument(value, name)
     except BadInput:
         raise
     except Exception as error:  # its own __str__
         raise BadInput(f"The value of {name!r} cannot be turned into text: {error}.") from error
+    if not isinstance(value, str) and _ADDRESS.search(text):
+        _refuse_object(name, value)
+
+
+def _refuse_object(name: str, value: Any) -> None:
+    """Its text would be an address in this process's memory, other in each run."""
+    kind = "class" if isinstance(value, type) else type(value).__name__
+    what = f" {value.__name__}" if isinstance(value, _NO_TEXT) and hasattr(value, "__name__") else ""
+    raise BadInput(f"The value of {name!r} is the {kind}{what}, which has no text of its own; give text or a number.")
+
+
+def _refuse_collection(name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        raise BadInput(
+            f"The value of {name!r} is a {type(value).__name__}, but {{{{ {name} }}}} is one argument of the command; "
+            "give a parameter for each of its entries, or a file as `inputs`."
+        )
+    if isinstance(value, (list, tuple, set, frozenset)) or getattr(value, "ndim", None):
+        raise BadInput(
+            f"The value of {name!r} is a {type(value).__name__}, but {{{{ {name} }}}} is one argument of the command; "
+            f"give text or a number, or write {{% for x in {name} %}}{{{{ x }}}} {{% endfor %}} in the template."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import posixpath
@@ -18,7 +19,7 @@ from .errors import BadInput, Unsupported, listing, nearest
 from .models import Parameter
 from .outputs import problem
 from .templates import CommandTemplate, text_names
-from .usercode import declared
+from .usercode import ATTRIBUTE_OPS, declared, is_ours, names
 
 CONTRACT = frozenset({
     "site", "command_template", "run", "parameters", "environment_variables", "python_exe", "transfers",
@@ -67,6 +68,8 @@ def read_class(cls: type, final: bool) -> Declaration:
     """
     attrs = declared(cls)
     name = cls.__name__
+    if is_ours(cls):
+        _refuse_misspelt(cls)
     template, run = attrs.get("command_template"), attrs.get("run")
     if (template is None) == (run is None):
         which = "neither" if run is None else "both"
@@ -107,6 +110,22 @@ def read_class(cls: type, final: bool) -> Declaration:
 
 
 _FUNCTIONS = (FunctionType, staticmethod, classmethod, property, cached_property)
+
+
+def _refuse_misspelt(cls: type) -> None:
+    """Refuse attributes of the class body that look like a slip in a name of the contract."""
+    codes = [getattr(getattr(one, "__func__", one), "__code__", None) for one in vars(cls).values()]
+    used = {word for code in codes if code is not None for word in names(code, ATTRIBUTE_OPS)}
+    for key in vars(cls):
+        # What the class's own functions use, such as a helper called process(), is meant as it is.
+        if key.startswith("_") or key in CONTRACT or key in used:
+            continue
+        close = difflib.get_close_matches(key, sorted(CONTRACT), n=1, cutoff=0.8)
+        if close:
+            raise BadInput(
+                f"App {cls.__name__} has `{key}`: did you mean `{close[0]}`? An attribute of your own needs a name "
+                "that is less like it."
+            )
 
 
 def _with_app(app: str, function: Callable[[Any], Any], value: Any, what: str = "") -> Any:

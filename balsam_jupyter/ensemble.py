@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_PAGE = 500
 LONE_TASKS = "libe_workflow"
 """The folder of tasks that are in no ensemble; no ensemble may have that name."""
 
@@ -41,8 +42,6 @@ class Ensemble:
         Its name, and that of its app.
     new, kept : int
         Rows the submission that returned this object added, and those it found (0 and all if it was found again).
-    note : str
-        Says so if the app has changed since the ensemble was made; "" otherwise.
     """
 
     def __init__(self, site: Site, follower: Follower, record: EnsembleRecord, new: int = 0) -> None:
@@ -50,7 +49,11 @@ class Ensemble:
         self.name, self.app_name = record.name, record.app_name
         self.new = new
         self.kept = len(self) - new
-        self.note = _changed_app(site, record)
+
+    @property
+    def note(self) -> str:
+        """Says so if the app has changed since and ended rows are still of another version of it; "" otherwise."""
+        return _changed_app(self._site, self._record)
 
     def __len__(self) -> int:
         return sum(self._site.engine.count(Query(ensemble=self.name)).values())
@@ -159,17 +162,18 @@ class Ensemble:
         ended = {"FINISHED": 0, "FAILED": 0, **{state: counts[state] for state in counts}}
         parts = [results.words(ended), f"{new} new" if new else "", f"{waiting - new} waiting" if waiting > new else ""]
         total = sum(counts.values()) + waiting
-        return f"{total} rows: " + ", ".join(part for part in parts if part and part != "(none)")
+        rows = "1 row" if total == 1 else f"{total} rows"
+        return f"{rows}: " + ", ".join(part for part in parts if part and part != "(none)")
 
     def __repr__(self) -> str:
-        note = f"; {self.note}" if self.note else ""
+        note = self.note and f"; {self.note}"
         return f"<Ensemble {self.name!r} of {self.app_name}: {self._summary()}{note}>"
 
     def _repr_html_(self) -> str:
         counts = self.counts()
         head = "".join(f"<th>{state}</th>" for state in counts)
         body = "".join(f"<td>{number:,}</td>" for number in counts.values())
-        note = f"<div>{escape(self.note)}</div>" if self.note else ""
+        note = self.note and f"<div>{escape(self.note)}</div>"
         title = f"Ensemble <b>{escape(self.name)}</b> of {escape(self.app_name)}: {escape(self._summary())}"
         return f"<div><div>{title}</div><table><tr>{head}</tr><tr>{body}</tr></table>{note}</div>"
 
@@ -181,7 +185,23 @@ def _changed_app(site: Site, record: EnsembleRecord) -> str:
         return f"app {record.app_name} is not registered any more"
     if version == record.app_version:
         return ""
-    return f"{record.app_name} has changed since {record.name} was made; its rows are kept as they are"
+    said = []
+    if _any_older(site, record.name, ("JOB_FINISHED",), version):
+        said.append("its finished rows are kept as they are")
+    if _any_older(site, record.name, ("FAILED", "USER_KILLED"), version):
+        rerun = f"BalsamExecutor().ensemble({record.name!r}).retry()"
+        said.append(f"{rerun} runs the failed and killed rows again, with the app as it is now")
+    return "; ".join([f"{record.app_name} has changed since {record.name} was made", *said]) if said else ""
+
+
+def _any_older(site: Site, name: str, states: tuple[str, ...], version: str) -> bool:
+    """Whether a row in one of these states ran another version of the app; read by pages, most often one."""
+    offset = 0
+    while page := site.engine.jobs(Query(ensemble=name, states=states, limit=_PAGE, offset=offset)):
+        if any(row.app_version != version for row in page):
+            return True
+        offset += _PAGE
+    return False
 
 
 def find_ensemble(site: Site, follower: Follower, name: str) -> Ensemble:
@@ -247,8 +267,8 @@ def submit_sweep(
     specs = (JobSpec(common, text, "", key) for text, key in zip(parameters, keys, strict=True))
     submitted = engine.submit(specs, record if made else None)
     ensemble = Ensemble(site, follower, record, submitted.new)
-    if ensemble.note:
-        log.warning("%s.", ensemble.note)
+    if note := ensemble.note:
+        log.warning("%s.", note)
     return ensemble
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,17 @@ def extract(workdir: str | os.PathLike[str], outputs: Mapping[str, Output]) -> t
         except Missing as error:
             values[name] = float("nan")
             notes.append(f"{name}: {error}")
-        except Exception as error:  # a user's function may raise anything; a task that ran stays finished
+        except (Exception, SystemExit) as error:  # a user's function may raise anything; a task that ran stays finished
             values[name] = float("nan")
-            notes.append(f"{name}: {type(error).__name__}: {error}")
+            notes.append(f"{name}: {_told(error)}")
     return values, "\n".join(notes)
+
+
+def _told(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # its own text cannot be had
+        return type(error).__name__
 
 
 def _one(folder: Path, output: Output, texts: dict[str, str]) -> Any:
@@ -104,10 +112,20 @@ def _one(folder: Path, output: Output, texts: dict[str, str]) -> Any:
     return number(last[1])
 
 
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file only: a FIFO would block."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(2, "not a regular file")
+    return fd
+
+
 def _text(folder: Path, file: str, texts: dict[str, str]) -> str:
     if file not in texts:
         try:
-            texts[file] = (folder / file).read_text(encoding="utf-8", errors="replace")
+            with open(folder / file, encoding="utf-8", errors="replace", opener=_regular) as opened:
+                texts[file] = opened.read()
         except OSError as error:
             raise Missing(f"cannot read {file} ({error.strerror})") from None
     return texts[file]

@@ -32,7 +32,10 @@ def to_dataframe(rows: list[JobRow]) -> pd.DataFrame:
     pandas.DataFrame
         The parameters, then ``state`` (of the task), ``return_code``, ``runtime_s`` (seconds), what the app
         yields (a mapping's keys, else ``value``) and ``task`` (the job's id); the index ``row`` numbers the
-        rows of the sweep. A parameter that has the name of another column gets the prefix ``param_``.
+        rows of the sweep. A row that waits or runs has no return code and no run time, whatever an attempt
+        before had. A parameter that has the name of another column (of an output too) gets the prefix
+        ``param_``, and an output that has the name of one of the fixed columns gets ``value_``. Finished rows
+        that lack a declared output have NaN there, and are told of in one warning of the log.
 
     Raises
     ------
@@ -46,17 +49,44 @@ def to_dataframe(rows: list[JobRow]) -> pd.DataFrame:
             "to_dataframe() needs pandas, which is not installed: pip install 'balsam-jupyter[notebook]'."
         ) from None
     parameters = _columns(_decoded([row.parameters for row in rows]), "")
-    values = _columns(_decoded([row.value for row in rows]), "value")
+    yielded = _decoded([row.value for row in rows])
+    _warn_of_missing(rows, yielded)
+    values = _columns(yielded, "value")
     values = {f"value_{name}" if name in OWN_COLUMNS else name: column for name, column in values.items()}
     taken = {*OWN_COLUMNS, *values}
     table: dict[str, Any] = {f"param_{name}" if name in taken else name: col for name, col in parameters.items()}
-    table["state"] = [TASK_STATE[row.state] for row in rows]
-    table["return_code"] = pd.array([row.return_code for row in rows], dtype="Int64")
-    table["runtime_s"] = pd.array([row.runtime_s for row in rows], dtype="float64")
+    states = [TASK_STATE[row.state] for row in rows]
+    ended = [row if state not in ("WAITING", "RUNNING") else None for row, state in zip(rows, states, strict=True)]
+    table["state"] = states
+    table["return_code"] = pd.array([row.return_code if row else None for row in ended], dtype="Int64")
+    table["runtime_s"] = pd.array([row.runtime_s if row else None for row in ended], dtype="float64")
     table.update(values)
     table["task"] = [row.id for row in rows]
     index = pd.Index([at if row.row is None else row.row for at, row in enumerate(rows)], name="row")
     return pd.DataFrame(table, index=index)
+
+
+def _warn_of_missing(rows: list[JobRow], values: list[Any]) -> None:
+    """Say why there is NaN in a table, in one line of the log."""
+    finished = [(at, row) for at, row in enumerate(rows) if row.state == "JOB_FINISHED"]
+    notes = {at: note for at, row in finished if row.error and (note := _still_missing(row.error, values[at]))}
+    if notes:
+        at, note = next(iter(notes.items()))
+        number = at if rows[at].row is None else rows[at].row
+        log.warning(
+            "%soutputs missing in %d of %d finished rows, e.g. row %s: %s; "
+            "ensemble.extract(outputs=…) reads them again with other outputs.",
+            f"{rows[at].ensemble}: " if rows[at].ensemble else "", len(notes), len(finished), number, note,
+        )  # fmt: skip
+
+
+def _still_missing(note: str, value: Any) -> str:
+    """The first line of a row's note whose output is NaN; a later extract() may have found the others."""
+    lines = note.splitlines()
+    if not value or not isinstance(value, Mapping):  # nothing could be read
+        return lines[0]
+    lacking = tuple(f"{name}: " for name, one in value.items() if isinstance(one, float) and one != one)
+    return next((line for line in lines if line.startswith(lacking)), "") if lacking else ""
 
 
 def _decoded(encoded: list[str | bytes | None]) -> list[Any]:

@@ -67,6 +67,8 @@ class CommandTemplate:
         placeholders = {name for node in _walk(tree) for name in _check(node)}
         self.names: set[str] = jinja2.meta.find_undeclared_variables(tree) | (placeholders & {"range"})
         """Names of the parameters."""
+        self.placeholders = self.names & placeholders
+        """Those of them that stand in a ``{{ name }}``, so that each has to be one text."""
         self._template: jinja2.Template | None = None
         self._order: list[str] = []
         self._plan: Callable[[str], _Plan] = lru_cache(maxsize=256)(_plan)

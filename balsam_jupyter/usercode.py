@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dis
 import io
+import linecache
 import os
 import sys
 import sysconfig
@@ -30,6 +31,11 @@ _ADDED_BY_BALSAM = frozenset({
 def is_framework(cls: type) -> bool:
     """Whether a class is the base ApplicationDefinition of this package or of Balsam."""
     return cls.__name__ == "ApplicationDefinition" and cls.__module__.partition(".")[0] in _FRAMEWORKS
+
+
+def is_ours(cls: type) -> bool:
+    """Whether a class derives from this package's ApplicationDefinition, not from Balsam's."""
+    return any(is_framework(base) and base.__module__.partition(".")[0] == _PACKAGE for base in cls.__mro__)
 
 
 def declared(cls: type) -> dict[str, Any]:
@@ -103,7 +109,8 @@ def pickled(app: str, parts: dict[str, dict[str, Any]]) -> bytes:
     app : str
         Its name, for the message.
     parts : dict
-        The payload of an `AppRecord`.
+        The payload of an `AppRecord`. In the pickle it also has ``sources``: the text of the notebook cells that
+        its functions are of, by file name, so that a worker's tracebacks can show their lines.
 
     Raises
     ------
@@ -114,8 +121,10 @@ def pickled(app: str, parts: dict[str, dict[str, Any]]) -> bytes:
     modules = _near(functions)
     own = [sys.modules[name] for name in _modules_of(functions) if name != "__main__" and is_user_module(name)]
     for by_value in (modules, own):  # a helper module as a whole may be more than can travel
+        sources: dict[str, str] = {}
         try:
-            return _dumps(parts, by_value)
+            # It stands last: what is pickled before it fills it.
+            return _dumps({**parts, "sources": sources}, by_value, sources)
         except Exception as error:
             failure = error
     what = _culprit(parts, own) or str(failure)
@@ -130,12 +139,20 @@ def fill_class(cls: type, attributes: dict[str, Any]) -> None:
         setattr(cls, name, value)
 
 
-def _dumps(value: Any, by_value: Iterable[ModuleType]) -> bytes:
+def _add_source(sources: dict[str, str], filename: str) -> None:
+    """Keep the text of a file that is in this process alone, as a notebook's cell is."""
+    if filename not in sources and not os.path.exists(filename) and (lines := linecache.getlines(filename)):
+        sources[filename] = "".join(lines)
+
+
+def _dumps(value: Any, by_value: Iterable[ModuleType], sources: dict[str, str] | None = None) -> bytes:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         def reducer_override(self, value: Any) -> Any:
             """Send an app's class that a function names as a plain one: its base and metaclass stay here."""
+            if sources is not None and isinstance(value, FunctionType):
+                _add_source(sources, value.__code__.co_filename)
             if isinstance(value, type) and not is_framework(value) and any(map(is_framework, value.__mro__)):
                 state = {name: one for name, one in declared(value).items() if name != "site"}
                 return type, (value.__name__, (), {"__module__": value.__module__}), state, None, None, fill_class

@@ -74,6 +74,6 @@ def python_app(engine: EmbeddedEngine, run: Callable[..., Any], app: str = "Py",
     payload = cloudpickle.dumps({"functions": {"run": run}, "attributes": {}, "outputs": {}})
     names = run.__code__.co_varnames[1 : run.__code__.co_argcount]
     record = AppRecord(
-        app, "python", "1", {n: Parameter() for n in names}, python_exe=sys.executable, payload=payload, **fields
+        app, "python", "1", {n: Parameter() for n in names}, payload=payload, **{"python_exe": sys.executable, **fields}
     )
     return JobCommon(engine.register(record))

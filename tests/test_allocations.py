@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from balsam_jupyter.codec import encode
-from balsam_jupyter.errors import BadInput, Unsupported
+from balsam_jupyter.errors import BadInput, SiteError, Unsupported
 from balsam_jupyter.models import EnsembleRecord, JobCommon, JobSpec, Query, Resources
 
 from .engine_site import allocate, ended, finished, job, path_of, python_app, shell_app, submit, wait_until
@@ -180,14 +180,14 @@ def test_an_app_registered_anew_is_what_later_jobs_run(engine):
     assert (engine.output(old), engine.output(new)) == ("old\n", "new\n")
 
 
-def test_script_template_that_fails_is_told(engine):
-    template = Path(engine.path, "job-template.sh")
-    template.write_text("#!/bin/bash\n{{ no_such_variable }}\n")
-    allocation = allocate(engine)
-    assert allocation.state == "submit_failed" and "no_such_variable" in allocation.status_info["error"]
-    template.write_text("{% if %}")
-    with pytest.raises(Exception, match=r"job-template\.sh cannot be used"):
+def test_a_template_that_breaks_while_an_allocation_waits_is_told(engine):
+    first, _ = allocate(engine), allocate(engine)
+    Path(engine.path, "job-template.sh").write_text("{{ no_such_variable }}")
+    with pytest.raises(SiteError, match=r"job-template\.sh cannot be used"):
         allocate(engine)
+    assert engine.revoke(first.id)
+    wait_until(engine, lambda: engine.allocations()[1].state == "submit_failed")
+    assert "no_such_variable" in engine.allocations()[1].status_info["error"]
 
 
 # -- submission -------------------------------------------------------------------------------------------

@@ -301,7 +301,7 @@ def test_parameters_of_a_run_are_checked():
         check_parameters(record, {"eps": 1, "temp": 5})
     with pytest.raises(BadInput, match=r"needs a value for T, eps"):
         check_parameters(record, {})
-    for value, message in (("a\0", "'T' holds a NUL"), (["x", "\ud800"], "encoded"), ("x" * 10**6, "longer")):
+    for value, message in (("a\0", "'T' holds a NUL"), ("\ud800", "encoded"), ("x" * 10**6, "longer")):
         with pytest.raises(BadInput, match=message):
             check_parameters(record, {"eps": 1, "T": value})
 

@@ -272,10 +272,11 @@ def test_kill(shell: Shell, exctr: BalsamExecutor) -> None:
     run(shell, "%balsam_app sleep_for\nsleep {{ s }}".replace("%balsam", "%%balsam"))
     ensemble = run(shell, "%balsam_submit sleep_for s=[600, 601, 602] --name s")
     first = ensemble.tasks()[0].id
-    assert repr(run(shell, f"%balsam_kill {first}")) == f"task {first}: killed."
-    assert repr(run(shell, f"%balsam_kill {first}")) == f"task {first}: it had ended, nothing to kill."
-    assert repr(run(shell, "k = %balsam_kill s\nk")) == "ensemble 's': 2 tasks killed; the others had ended."
+    assert repr(run(shell, f"%balsam_kill {first}")) == f"task {first}: 1 task killed."
+    assert repr(run(shell, f"%balsam_kill {first}")) == f"task {first}: nothing to kill: it had ended."
+    assert repr(run(shell, "k = %balsam_kill s\nk")) == "ensemble 's': 2 tasks killed."
     assert ensemble.counts()["USER_KILLED"] == 3
+    assert repr(run(shell, "k = %balsam_kill s\nk")) == "ensemble 's': nothing to kill: all 3 tasks had ended."
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,8 @@ def test_a_wait_that_is_too_short_says_so_in_a_line(shell: Shell, capsys: pytest
     shown = capsys.readouterr()
     assert "late [....................] 0/2 done (2 WAITING) · no allocation runs" in shown.out
     assert shown.err == "" or "UsageError" in shown.err
-    assert "UsageError: late was not done after 0.2 s; it goes on running." in shown.out + shown.err
+    why = "Nothing runs: there is no allocation. Ask for one: %balsam_allocate -n 1 -t 10"
+    assert f"UsageError: late was not done after 0.2 s. {why}" in shown.out + shown.err
 
 
 MAGICS = ("site", "allocate", "submit", "status", "watch", "wait", "results", "logs", "kill", "revoke")

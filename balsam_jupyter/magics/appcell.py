@@ -72,11 +72,17 @@ def define(shell: Any, cell: str) -> Any:
 
 
 def _run(shell: Any, cell: str) -> ast.Module:
-    code = shell.transform_cell(cell)
-    # Through IPython's cache, so that tracebacks and inspect.getsource find the lines.
-    filename = shell.compile.cache(code, shell.execution_count, raw_code=cell)
-    tree: ast.Module = ast.parse(code, filename)
-    exec(shell.compile(tree, filename, "exec"), shell.user_ns)
+    try:
+        code = shell.transform_cell(cell)
+        # Through IPython's cache, so that tracebacks and inspect.getsource find the lines.
+        filename = shell.compile.cache(code, shell.execution_count, raw_code=cell)
+        tree: ast.Module = ast.parse(code, filename)
+        compiled = shell.compile(tree, filename, "exec")
+    except SyntaxError as error:  # a traceback would show only our own lines
+        where = f" in line {error.lineno + 1} of the cell" if error.lineno else ""  # its first is the magic's own
+        shown = f"\n    {error.text.strip()}" if error.text else ""
+        raise BadInput(f"{type(error).__name__}{where}: {error.msg}{shown}") from None
+    exec(compiled, shell.user_ns)
     return tree
 
 

@@ -11,7 +11,8 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..errors import BadInput, NotFound, listing
 from ..models import TASK_STATES, Query
-from . import appcell
+from ..status import explain, queued_behind, task_counts
+from . import appcell, outcome
 from .line import assignments, pair, words
 from .progress import wait
 from .report import Log, Report, Table
@@ -34,13 +35,13 @@ class BalsamMagics(Magics):
         return magic.parser.parse_args(words(line))
 
     @magic_arguments()
-    @argument("name", nargs="?", help="the site's name; left out with --path too: the site 'default'")
+    @argument("name", nargs="?", help="the site's name; left out with --path too: the current site, else 'default'")
     @argument("--path", help="its directory; left out: where the site of that name is, or a new one")
-    @argument("--engine", default="embedded", help="'embedded' (the default): this machine")
+    @argument("--engine", help="'embedded' (the default): this machine")
     @line_magic
     @one_line_errors
     def balsam_site(self, line: str) -> Any:
-        """Open a site, creating it if need be; the other magics then work on it.
+        """Open a site, creating it if need be; the other magics then work on it. No arguments: show the current one.
 
         Example::
 
@@ -49,7 +50,9 @@ class BalsamMagics(Magics):
         from ..api import open_site
 
         asked = self._options(self.balsam_site, line)
-        return open_site(asked.name, asked.path, asked.engine)
+        if asked.name is asked.path is asked.engine is None:
+            return self.session.site
+        return open_site(asked.name, asked.path, asked.engine or "embedded")
 
     @magic_arguments()
     @argument("name", help="the app's name")
@@ -108,7 +111,7 @@ class BalsamMagics(Magics):
             %balsam_allocate -n 1 -t 10 -q local -A local --job-mode serial
         """
         asked = self._options(self.balsam_allocate, line)
-        return self.session.executor.submit_allocation(
+        allocation = self.session.executor.submit_allocation(
             self.session.site.id,
             asked.nodes,
             asked.minutes,
@@ -117,6 +120,9 @@ class BalsamMagics(Magics):
             project=asked.project,
             filter_tags=appcell.pairs(asked.tag, "--tag"),
         )
+        if behind := queued_behind(self.session.site.engine, allocation.id):
+            print(f"Allocation {allocation.id} is queued, behind {behind}.")
+        return allocation
 
     @magic_arguments()
     @argument("app", help="the app's name")
@@ -148,7 +154,10 @@ class BalsamMagics(Magics):
         if asked.dry_run:
             return dry_run(self.session.executor, asked.app, sweep)
         tags = dict(pair(text, "--tag") for text in asked.tag)
-        return self.session.executor.submit_sweep(asked.app, sweep, name=asked.name, tags=tags)
+        ensemble = self.session.executor.submit_sweep(asked.app, sweep, name=asked.name, tags=tags)
+        if ensemble.kept:
+            outcome.point_to_failed(ensemble)
+        return ensemble
 
     @magic_arguments()
     @argument("name", nargs="?", help="an ensemble; left out: all of the site")
@@ -161,8 +170,6 @@ class BalsamMagics(Magics):
 
             %balsam_status scan-1
         """
-        from ..status import explain, task_counts
-
         name = self._options(self.balsam_status, line).name
         engine = self.session.site.engine
         if name is not None:
@@ -206,6 +213,7 @@ class BalsamMagics(Magics):
         asked = self._options(self.balsam_wait, line)
         ensemble = self.session.ensemble(asked.name)
         wait(self.session.site.engine, ensemble.name, asked.timeout, self._ipython)
+        outcome.point_to_failed(ensemble)
         return ensemble
 
     @magic_arguments()
@@ -244,12 +252,7 @@ class BalsamMagics(Magics):
         found = engine.jobs(query)
         if not found:
             return Log(f"No task of {words_for_it} has failed. %balsam_logs ID shows the log of any task.")
-        job = found[0]
-        code = "" if job.return_code is None else f", return code {job.return_code}"
-        tail = engine.output(job.id, asked.lines).rstrip("\n")
-        note = job.error.rstrip() if job.error and job.error.rstrip() not in tail else ""
-        head = f"task {job.id} ({job.app_name}, {job.state}{code}) in {job.workdir}:"
-        return Log("\n".join(text for text in (head, tail or "(its log is empty)", note) if text))
+        return outcome.log_of(engine, found[0], asked.lines)
 
     @magic_arguments()
     @argument("what", metavar="task", help="a task's id, name or work directory, or an ensemble: all its tasks")
@@ -263,10 +266,7 @@ class BalsamMagics(Magics):
             %balsam_kill scan-1
         """
         query, words_for_it = self.session.find(self._options(self.balsam_kill, line).what)
-        number = self.session.site.engine.update(query, "USER_KILLED")
-        if query.ensemble is not None:
-            return Report(f"{words_for_it}: {number} tasks killed; the others had ended.")
-        return Report(f"{words_for_it}: {'killed' if number else 'it had ended, nothing to kill'}.")
+        return Report(outcome.kill(self.session.site.engine, query, words_for_it))
 
     @magic_arguments()
     @argument("which", nargs="?", help="the allocation's id, or 'all'; left out: the only one there is")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ExecutorException, TimeoutExpired
 from ..monitor import SETTLE_S, Tracker
+from ..status import explain
 from ..widgets import static
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
+    from ..monitor import Snapshot
 
 STEP_S = 1.0
+_LIVE = ("pending_submission", "queued", "running")
 
 
 class Line:
@@ -38,36 +42,51 @@ class Line:
         else:
             self._handle.update({"text/plain": text}, raw=True)
 
+    def say(self, text: str) -> None:
+        """Print a line that stays."""
+        self.close()
+        print(text, flush=True)
+
     def close(self) -> None:
         """Leave the last text, and go to the next line."""
         if self._width:
             print()
+            self._width = 0
 
 
 def wait(engine: Engine, name: str, timeout: float | None, shell: Any) -> None:
     """Wait for an ensemble in this thread; an interrupt leaves its tasks running and says so.
 
+    Without a timeout, it says why nothing can run: at the start, and when an allocation has ended.
+
     Raises
     ------
-    TimeoutExpired
-        If it has not ended after `timeout` seconds.
+    ExecutorException
+        If it has not ended after `timeout` seconds (`TimeoutExpired` if it goes on running), or if it is interrupted.
     """
     began = shown = time.monotonic()
     tracker = Tracker(engine, name)
     line = Line(shell)
+    judged: set[int] | None = None
     try:
         while True:
             cursor = tracker.catch_up()
             now = time.monotonic()
             told = tracker.snapshot(engine.allocations())
+            live = {one.id for one in told.allocations if one.state in _LIVE}
+            if timeout is None and live != judged and _idle(told):
+                judged = live
+                status = explain(engine, name)
+                if status.stuck:
+                    line.say(f"Nothing runs: {status.why}")
             late = timeout is not None and now - began >= timeout
             if now - shown >= STEP_S or late or (told.done and line.shown):
-                line.show(static.text(told))
+                line.show(static.text(_without_end(told)))
                 shown = now
             if told.done:
                 return
             if late:
-                raise TimeoutExpired(name, timeout or 0.0)
+                raise _too_late(engine, name, timeout or 0.0)
             left = STEP_S if timeout is None else min(STEP_S, began + timeout - now)
             if engine.events(cursor, left).rows:
                 time.sleep(SETTLE_S)  # a commit every few milliseconds must not cost a core
@@ -78,3 +97,20 @@ def wait(engine: Engine, name: str, timeout: float | None, shell: Any) -> None:
         ) from None
     finally:
         line.close()
+
+
+def _idle(told: Snapshot) -> bool:
+    return bool(told.counts["WAITING"]) and not told.counts["RUNNING"]
+
+
+def _without_end(told: Snapshot) -> Snapshot:
+    """The same without an expected end where nothing runs: how it went before says nothing then."""
+    runs = told.counts["RUNNING"] or any(one.state == "running" for one in told.allocations)
+    return told if runs else replace(told, rate=None, remaining_s=None)
+
+
+def _too_late(engine: Engine, name: str, timeout: float) -> ExecutorException | TimeoutExpired:
+    status = explain(engine, name)
+    if not status.why:
+        return TimeoutExpired(name, timeout)
+    return ExecutorException(f"{name} was not done after {timeout:g} s. Nothing runs: {status.why}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from IPython.core.error import UsageError
 
-from ..api import Site, current_site, open_site
+from ..api import Site
+from ..api_site import existing_site
 from ..errors import BalsamJupyterError, NotFound, listing, nearest
 from ..models import JobRow, Query
 
@@ -43,10 +44,7 @@ class Session:
     @property
     def site(self) -> Site:
         """The current site; the site ``default`` is opened if none is."""
-        try:
-            return current_site()
-        except NotFound:
-            return open_site()
+        return existing_site()
 
     @property
     def executor(self) -> BalsamExecutor:
@@ -59,7 +57,16 @@ class Session:
         return self._executor
 
     def ensemble(self, name: str) -> Ensemble:
-        """The ensemble of that name at the current site."""
+        """The ensemble of that name at the current site.
+
+        Raises
+        ------
+        NotFound
+            If there is none; lists what there is, with the nearest name.
+        """
+        names = self._names()
+        if name not in names:
+            raise NotFound(f"Site {self.site.name!r} has no ensemble {name!r}. {_known(name, names)}")
         return self.executor.ensemble(name)
 
     def find(self, text: str) -> tuple[Query, str]:
@@ -70,7 +77,7 @@ class Session:
         NotFound
             If it is none of these; names the nearest ensemble.
         """
-        names = [record.name for record in self.site.engine.ensembles()]
+        names = self._names()
         if text in names:
             return Query(ensemble=text), f"ensemble {text!r}"
         if text.isdecimal() and len(text) < 19 and self._rows(Query(ids=(int(text),), limit=1)):
@@ -82,9 +89,15 @@ class Session:
             if found := self._rows(Query(workdir=workdir, limit=1)):
                 return Query(ids=(found[0].id,)), f"task {found[0].id}"
         raise NotFound(
-            f"Site {self.site.name!r} has no ensemble, task or work directory {text!r}; "
-            f"its ensembles are {listing(reversed(names))}.{nearest(text, names)}"
+            f"Site {self.site.name!r} has no ensemble, task or work directory {text!r}. {_known(text, names)}"
         )
+
+    def _names(self) -> list[str]:
+        return [record.name for record in self.site.engine.ensembles()]
 
     def _rows(self, query: Query) -> list[JobRow]:
         return self.site.engine.jobs(query)
+
+
+def _known(text: str, names: list[str]) -> str:
+    return f"Its ensembles are {listing(reversed(names))}.{nearest(text, names)}"

@@ -6,7 +6,6 @@ Ringing is a hint and may get lost; every listener also looks at the store once 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import os
 import select
@@ -17,12 +16,17 @@ from pathlib import Path
 _numbers = itertools.count()
 
 
+def site_mark(site: Path) -> str:
+    """Names a site's directory on this machine: the same through links and after a move, another for a copy."""
+    there = site.stat()
+    return f"{there.st_dev:x}.{there.st_ino:x}"
+
+
 def runtime_folder(site: Path) -> Path:
     """A short folder for the sockets of a site (a socket's path has 108 bytes at most)."""
-    digest = hashlib.blake2b(os.fsencode(site), digest_size=8).hexdigest()
     # Not TMPDIR: it may differ between a login shell and Jupyter, and both must meet here.
     parent = Path("/tmp") / f"balsam-jupyter-{os.getuid()}"
-    folder = parent / digest
+    folder = parent / site_mark(site)
     for each in (parent, folder):
         each.mkdir(mode=0o700, exist_ok=True)
         if each.stat().st_uid != os.getuid():

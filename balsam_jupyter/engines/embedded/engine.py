@@ -26,6 +26,7 @@ from ...models import (
 )
 from . import scheduler, site
 from .doorbell import Bell, Listener, runtime_folder
+from .launcher.ending import regular
 from .launcher.prepare import Preparer, clean_environment
 from .recovery import Recovery
 from .sessions import try_lock
@@ -78,6 +79,10 @@ class EmbeddedEngine:
     # -- apps and jobs ------------------------------------------------------------------------------------
 
     def register(self, app: AppRecord) -> int:
+        for name, value in app.environment_variables.items():
+            _check_encodable(f"environment variable {name!r} of {app.name}", name + value)
+        for name, given in app.inputs.items():
+            _check_encodable(f"input {name!r} of {app.name}", name + "".join(given.values()))
         with self.store.transaction() as con:
             app_id = records.put_app(con, app)
         self.bell.ring()
@@ -230,6 +235,7 @@ class EmbeddedEngine:
             raise BadInput(f"Unknown queue {request.queue!r}: the embedded engine has one, 'local'.")
         if request.partitions:
             raise Unsupported("This version has no partitions: ask for several allocations, each with its filter_tags.")
+        site.Settings.read(self.path / "settings.yml")  # its launcher will
         scheduler.check_template(self.path)
         with self.store.transaction() as con:
             allocation_id = records.add_allocation(con, request)
@@ -293,7 +299,7 @@ class EmbeddedEngine:
 
     def output(self, job_id: int, tail: int | None = None) -> str:
         log = self._workdir(job_id) / "job.out"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(log, "rb") as file:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(log, "rb", opener=regular) as file:
             if tail is None:
                 return file.read().decode(errors="replace")
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1000 * max(tail, 1)))  # logs can be huge
@@ -321,3 +327,10 @@ class EmbeddedEngine:
         self._local = threading.local()
         self.bell.close()
         self.store.close()
+
+
+def _check_encodable(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"The {what} has a character that cannot be written ({error.object[error.start]!r}).") from None

@@ -37,6 +37,8 @@ def slot_of(path: Path) -> int:
 
 def read(path: Path) -> Journal:
     journal = Journal(path, alive=is_locked(path))
+    if not path.exists():  # its process ended before it wrote anything
+        return journal
     for line in path.read_bytes().split(b"\n")[:-1]:  # a line without its end was never written down
         kind, *words = line.split(b" ")
         if kind == b"O":

@@ -5,6 +5,7 @@ There is no daemon: whoever asks, frees or looks starts the next allocation that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import jinja2
 
 from ...errors import SiteError
+from ...models import AllocationRequest
 from .launcher.prepare import clean_environment
 from .sessions import try_lock
 from .site import Settings
@@ -43,12 +45,20 @@ def reconcile(site: Path, store: Store) -> bool:
             continue
         lock = try_lock(lock_path(site, allocation.id))
         if lock is not None:
-            reason = "revoked" if allocation.state == "pending_deletion" else _DEAD
+            reason = "revoked" if allocation.state == "pending_deletion" else _DEAD + _last_line(site, allocation.id)
             with store.transaction() as con:
                 records.end_allocation(con, allocation.id, "finished", reason)
             os.close(lock)
             ended = True
     return ended
+
+
+def _last_line(site: Path, allocation_id: int) -> str:
+    """What the script's log ends with: often the reason."""
+    with contextlib.suppress(OSError, IndexError):
+        lines = (site / "log" / f"qlaunch{allocation_id}.log").read_text(errors="replace").split("\n")
+        return "; its log ends with: " + [line for line in lines if line.strip()][-1][-200:]
+    return ""
 
 
 def start_waiting(site: Path, store: Store, settings: Settings) -> list[int]:
@@ -68,7 +78,7 @@ def start_waiting(site: Path, store: Store, settings: Settings) -> list[int]:
                     return started
             try:
                 pid = _launch(site, store, waiting[0], lock)
-            except (OSError, jinja2.TemplateError) as error:
+            except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
                 with store.transaction() as con:
                     records.end_allocation(
                         con, waiting[0], "submit_failed", f"{script_path(site, waiting[0])}: {error}"
@@ -99,7 +109,10 @@ def _launch(site: Path, store: Store, allocation_id: int, lock: int) -> int:
 
 def render(site: Path, store: Store, allocation_id: int) -> str:
     """The script of an allocation, from the site's ``job-template.sh``."""
-    request = records.allocation(store.con, allocation_id).request
+    return _render(site, allocation_id, records.allocation(store.con, allocation_id).request)
+
+
+def _render(site: Path, allocation_id: int, request: AllocationRequest) -> str:
     module = "balsam_jupyter.engines.embedded.launcher"
     launcher = [sys.executable, "-m", module, "--site", str(site), "--allocation", str(allocation_id)]
     ours = shlex.quote(str(PACKAGE_PARENT))
@@ -122,8 +135,8 @@ def render(site: Path, store: Store, allocation_id: int) -> str:
 def check_template(site: Path) -> None:
     """Raise if the site's template cannot be used, before an allocation is stored."""
     try:
-        jinja2.Environment().parse((site / "job-template.sh").read_text())
-    except (OSError, jinja2.TemplateSyntaxError) as error:
+        _render(site, 0, AllocationRequest(1, 1.0))
+    except (OSError, UnicodeDecodeError, jinja2.TemplateError) as error:
         raise SiteError(
             f"{site / 'job-template.sh'} cannot be used: {error}. Correct it, or delete it to get the default again."
         ) from None

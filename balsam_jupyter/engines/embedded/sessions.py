@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-from hashlib import blake2b
 from pathlib import Path
 
+from .doorbell import site_mark
 from .store import Store, work
 
 
@@ -15,8 +15,8 @@ def session_folder(site: Path, session: int) -> Path:
 
 
 def session_mark(site: Path, session: int) -> str:
-    """What BALSAM_SESSION holds in a task's environment: unique on this machine, whatever sites there are."""
-    return f"{blake2b(os.fsencode(site), digest_size=6).hexdigest()}-{session}"
+    """What BALSAM_SESSION holds in a task's environment: unique on this machine, however the site's path is spelt."""
+    return f"{site_mark(site)}-{session}"
 
 
 def try_lock(path: Path) -> int | None:

@@ -97,6 +97,8 @@ class Settings:
             given = yaml.safe_load(path.read_text()) or {}
         except FileNotFoundError:
             given = {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise SiteError(f"{path} cannot be read ({error}). Correct or delete it.") from None
         except yaml.YAMLError as error:
             raise SiteError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Correct or delete it.") from None
         if not isinstance(given, dict):
@@ -120,10 +122,11 @@ def _checked(path: Path, key: str, value: Any, default: Any) -> Any:
         if not isinstance(value, bool):
             raise SiteError(f"{path}: {key} must be true or false, not {value!r}.")
     elif isinstance(default, str):
-        value = str(value)
+        if not isinstance(value, str):
+            raise SiteError(f"{path}: {key} must be text, not {value!r}.")
     else:
         kinds = (int,) if isinstance(default, int) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or value < lowest[key]:
+        if isinstance(value, bool) or not isinstance(value, kinds) or not lowest[key] <= value < 1e9:
             kind = "a whole number" if isinstance(default, int) else "a number"
             raise SiteError(f"{path}: {key} must be {kind} of at least {lowest[key]}, not {value!r}.")
     return value
@@ -153,7 +156,7 @@ def home() -> Path:
     """Where the list of sites and the sites without a path of their own live."""
     from platformdirs import user_data_path
 
-    return Path(os.environ.get("BALSAM_JUPYTER_HOME") or user_data_path("balsam-jupyter")).expanduser().absolute()
+    return Path(os.environ.get("BALSAM_JUPYTER_HOME") or user_data_path("balsam-jupyter")).expanduser().resolve()
 
 
 @contextmanager
@@ -170,7 +173,12 @@ def _registry() -> Iterator[dict[str, dict[str, Any]]]:
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         file = folder / "sites.json"
-        sites = json.loads(file.read_text()) if file.exists() else {}
+        try:
+            sites = json.loads(file.read_text()) if file.exists() else {}
+            known = [(entry["id"], Path(entry["path"])) for entry in sites.values()]
+            assert len({number for number, _ in known}) == len(known)
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+            raise SiteError(f"{file} is damaged; correct or delete it, then open sites by path=… again.") from None
         before = json.dumps(sites)
         yield sites
         if json.dumps(sites) != before:
@@ -200,7 +208,7 @@ def locate(name: str | None, path: str | None) -> tuple[int, str, Path]:
             f"{name!r} cannot name a site: use letters, digits, '.', '_' and '-', beginning with one of the first two."
         )
     with _registry() as sites:
-        folder = Path(path).expanduser().absolute() if path is not None else None
+        folder = Path(path).expanduser().resolve() if path is not None else None
         if name is None and folder is not None:
             name = next((n for n, e in sites.items() if Path(e["path"]) == folder), None)
             name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "site"

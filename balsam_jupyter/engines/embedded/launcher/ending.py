@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import stat
 import threading
 import time
 from pathlib import Path
@@ -15,14 +18,24 @@ from .slot import Channel, Slot
 if TYPE_CHECKING:
     from .pilot import Job, Pilot
 
+_RETIRED = 83  # a worker's exit code; see there
 Outcome = tuple[Any, str, "bytes | None", str]
 """What a Python app came to: encoded value, error text, pickled exception, note on its outputs."""
+
+
+def regular(path: str, flags: int) -> int:
+    """Opener for files a task left: anything but a regular file (a FIFO would block) is an error."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileNotFoundError(f"{path} is not a regular file")
+    return fd
 
 
 def log_tail(path: Path, lines: int = 10, most: int = 8192) -> str:
     """The last lines of a log, "" if there is none."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             file.seek(max(0, file.seek(0, 2) - most))
             return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
     except OSError:
@@ -115,34 +128,49 @@ class Endings:
     # -- kills --------------------------------------------------------------------------------------------
 
     def kill(self, job: Job, wait_time: float | None) -> None:
-        """End one task and its whole process tree."""
+        """End one task and its whole process tree; asked again, the later `wait_time` counts."""
         job_id = job.work.id
+        if job.killing:
+            job.kill_wait = wait_time
+            return
+        job.killing, job.kill_wait = True, wait_time
         if job.state == "RUN_DONE":
-            return  # it ended before the kill
-        job.killing = True
+            self._stop_reading(job)  # it ended before the kill; only its outputs are missing
+            return
         if job.channel is None:
             self.pilot.backlog.remove(job_id)
             self.pilot.let_go(job_id)
             return
         job.over = threading.Event()
         job.channel.send(("drop", job_id))
-        threading.Thread(target=self._kill, args=(job, job.channel, job.over, wait_time), daemon=True).start()
+        threading.Thread(target=self._kill, args=(job, job.channel, job.over), daemon=True).start()
 
-    def _kill(self, job: Job, channel: Channel, over: threading.Event, wait_time: float | None) -> None:
+    def _kill(self, job: Job, channel: Channel, over: threading.Event) -> None:
         """In a thread: signal until the end has been reported, then make sure nothing of the task is left."""
         mine = {"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_JOB_ID": job.work.id}
         marks: list[dict[str, object]] = [mine]
-        deadline = time.monotonic() + (wait_time or 0.0)
+        asked = time.monotonic()
+        told = False
         while not over.is_set():
             if channel.kind == "worker" and len(marks) == 1 and (job.work.id, job.work.attempt) in _running(channel):
                 channel.killed = True  # the warm process is the task's process
                 marks.append({"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_WORKER": channel.journal.name})
-            left = None if wait_time is None else max(0.0, deadline - time.monotonic())
-            processes.end(marks, left)
-            over.wait(0.01 if wait_time is not None else None)
-        if wait_time is not None:
-            processes.end([mine], max(0.0, deadline - time.monotonic()))
+            if job.kill_wait is not None:
+                processes.end(marks, max(0.0, asked + job.kill_wait - time.monotonic()))
+            elif not told and processes.find(marks):
+                processes.end(marks, None)
+                told = True  # one SIGTERM is all it gets, unless a stricter kill follows
+            over.wait(0.01)
+        if job.kill_wait is not None:
+            processes.end([mine], max(0.0, asked + job.kill_wait - time.monotonic()))
         self.pilot.later(lambda: self._killed(job.work.id))
+
+    def _stop_reading(self, job: Job) -> None:
+        """End the process that reads this job's outputs."""
+        for channel in job.slot.channels if job.slot else []:
+            if job.work.id in channel.extracting:
+                channel.killed = True
+                processes.send([channel.process.pid], signal.SIGKILL)
 
     def _killed(self, job_id: int) -> None:
         if job_id in self.partial and job_id in self.pilot.jobs:
@@ -150,6 +178,7 @@ class Endings:
 
     def end_all(self, grace_s: float) -> None:
         """End every task because the allocation ends."""
+        self.all_over.clear()
         if not self.pilot.jobs:
             self.all_over.set()
         for job in self.pilot.jobs.values():
@@ -190,7 +219,7 @@ class Endings:
             else:
                 self._runner_died(job, channel, journal.starts[key])
         for job_id in list(channel.extracting):
-            if channel.killed and not self.pilot.stopping:
+            if (channel.killed or code == _RETIRED) and not self.pilot.stopping and not self.pilot.jobs[job_id].killing:
                 slot.worker = None
                 self._ask(self.pilot.jobs[job_id])
             else:

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..doorbell import Bell, Listener, runtime_folder
 from ..recovery import Recovery
@@ -25,7 +26,7 @@ from ..store import Store, records, work
 from ..store.schema import StoreBusy
 from ..store.work import End, Work
 from .ending import Endings
-from .prepare import App, Preparer, Unpreparable, clean_environment
+from .prepare import App, Preparer, clean_environment
 from .slot import Channel, Slot
 
 log = logging.getLogger("balsam_jupyter.launcher")
@@ -33,13 +34,14 @@ log = logging.getLogger("balsam_jupyter.launcher")
 GROUP_S = 0.05  # results wait this long at most for their commit while more are coming
 TICK_S = 1.0  # fallback for rings that got lost
 AHEAD_S = 0.06  # a slot is given work for about so long
+BROKEN_S = 10.0  # a Python that did not start is not tried again for so long
 STOCK_S = 0.15  # and the launcher holds work for about so long
 
 
 class Job:
     """A job this launcher holds."""
 
-    __slots__ = ("app", "channel", "killing", "over", "slot", "state", "work")
+    __slots__ = ("app", "channel", "kill_wait", "killing", "over", "slot", "state", "work")
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -48,6 +50,7 @@ class Job:
         self.channel: Channel | None = None
         self.state = work.state  # as stored
         self.killing = False
+        self.kill_wait: float | None = None  # seconds from SIGTERM to SIGKILL; None: never
         self.over: threading.Event | None = None  # for who kills it: it has ended, or was given back
 
     def is_over(self) -> None:
@@ -77,6 +80,7 @@ class Pilot:
         self.channels: dict[int, tuple[Slot, Channel]] = {}
         self.jobs: dict[int, Job] = {}
         self.backlog: deque[int] = deque()
+        self.broken: dict[tuple[Any, ...], tuple[float, str]] = {}  # Pythons that do not start: until when, and why
         self.apps: dict[int, tuple[int, App]] = {}
         self.current_apps: set[int] = set()  # looked at since the last news
         self.tags: dict[int, dict[str, str]] = {}  # of every spec
@@ -200,6 +204,9 @@ class Pilot:
         self.poll.unregister(channel.outlet)
         del self.channels[channel.outlet]
         code, journal = channel.bury()
+        if channel is slot.worker and not (channel.ready or channel.killed or self.stopping):
+            why = f"its Python does not start (exit code {code}; log/qlaunch{self.allocation_id}.log says more)"
+            self.broken[slot.worker_key] = time.monotonic() + BROKEN_S, why
         self.endings.settle(slot, channel, code, journal)
         if channel is slot.spawner:
             if not self.stopping:
@@ -276,7 +283,7 @@ class Pilot:
         if records.allocation(self.store.con, self.allocation_id).state == "pending_deletion":
             self.stop("revoked")
         for job_id, wait in work.kills(self.store.con, self.session.id):
-            if job_id in self.jobs and not self.jobs[job_id].killing:
+            if job_id in self.jobs:
                 self.endings.kill(self.jobs[job_id], None if wait < 0 else wait)
         for spec_id, tags in work.specs(self.store.con, max(self.tags, default=0)):
             self.tags[spec_id] = tags
@@ -315,22 +322,26 @@ class Pilot:
         try:
             job.app = app = self.app(each.app_id)
             python = app.record.kind == "python"
+            if python and self.broken.get(app.worker_key, (0.0, ""))[0] > time.monotonic():
+                raise RuntimeError(self.broken[app.worker_key][1])
             channel = slot.worker_for(app) if python else slot.spawner
             if channel is not None and channel.outlet not in self.channels:
                 self.listen_to(slot, channel)
             if channel is None or not channel.ready or slot.handed > len(channel.jobs):
                 return False
+            if python and channel.extracting:
+                return False  # another slot may be free
             if python:
                 info = {"tags": self.tags[each.spec_id], "data": json.loads(each.data) if each.data else {}}
                 task = self.preparer.call(app, each.id, each.attempt, directory, each.parameters, info)
             else:
                 task = self.preparer.command(app, each.id, each.attempt, directory, each.parameters)
-        except Unpreparable as error:
+            slot.tell(channel, app)
+        except Exception as error:  # whatever is wrong with this task or its app is the end of this task alone
             self.backlog.popleft()
             self.endings.failed(job, f"This task could not be prepared: {error}")
             return True
         self.backlog.popleft()
-        slot.tell(channel, app)
         batches.setdefault(channel.outlet, (channel, []))[1].append(task)
         channel.jobs[each.id] = None
         job.slot, job.channel = slot, channel

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....codec import decode, encode
-from ....errors import BalsamJupyterError
 from ....models import AppRecord
 from ....shelltext import shell
 from ....templates import CommandTemplate, render_text
@@ -119,7 +118,3 @@ class Preparer:
         """A worker's task."""
         values = decode(parameters) if app.texts else {}
         return job, attempt, directory, app.number, parameters, encode(dict(info)), attempt > 1, self.files(app, values)
-
-
-Unpreparable = (BalsamJupyterError, OSError, ValueError, KeyError, TypeError)
-"""What preparing one job may raise without it being the launcher's fault; that job FAILED, with the text."""

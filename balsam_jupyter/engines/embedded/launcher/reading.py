@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from ....models import AppRecord
 from .prepare import clean_environment
 from .slot import Channel
+
+PATIENCE_S = 10.0  # whoever takes over does this while others wait
 
 
 def read_outputs(record: AppRecord, directory: Path) -> tuple[str | bytes | None, str]:
@@ -28,8 +32,13 @@ def read_outputs(record: AppRecord, directory: Path) -> tuple[str | bytes | None
         channel.send(("app", 1, (record.name, record.payload, record.sys_path, record.outputs)))
         channel.send(("extract", 1, str(directory), 1))
         assert channel.process.stdin is not None
+        deadline = time.monotonic() + PATIENCE_S
         try:
             while True:
+                left = deadline - time.monotonic()
+                if left <= 0 or not select.select([channel.outlet], [], [], left)[0]:
+                    channel.process.kill()
+                    return None, f"reading the outputs took more than {PATIENCE_S:g} s; extract() reads them again"
                 data = os.read(channel.outlet, 1 << 16)
                 channel.received += data
                 for frame in channel.frames():

@@ -7,7 +7,7 @@ In:  ("env", number, {bytes: bytes}), ("run", [task, …]), ("drop", job id)
      task = (job id, attempt, directory, argv, env number, files, keep_log), files = [(name, source, bytes)]
 Out: (started, ends, returned)
      started = (job id, start time) of a task that has been running for a while, or None
-     ends = [(job id, return code, start time, runtime in s), …], returned = [job id, …] not started
+     ends = [(job id, return code, start time, runtime in s[, outcome]), …], returned = [job id, …] not started
 
 Journal: "S id attempt time" before a start, "E id attempt code time runtime" after an end, "O" when the
 launcher is gone. See `journal.py`.
@@ -15,6 +15,7 @@ launcher is gone. See `journal.py`.
 
 from __future__ import annotations
 
+import binascii
 import fcntl
 import marshal
 import os
@@ -53,7 +54,7 @@ class Spawner:
         self.inbox = bytearray()
         self.orphaned = False
         self.started: tuple[int, float] | None = None
-        self.ends: list[tuple[int, int, float, float]] = []
+        self.ends: list[tuple[Any, ...]] = []
         self.returned: list[int] = []
         self.last_flush = 0.0
         self.woken, wake = os.pipe()
@@ -135,6 +136,7 @@ class Spawner:
         environment[b"BALSAM_JOB_ID"] = b"%d" % job
         began = time.time()
         clock = time.monotonic()
+        why = ""
         try:
             if directory in self.made:
                 self.made.discard(directory)
@@ -146,14 +148,20 @@ class Spawner:
             for name, source, content in files:
                 write(name, source, content)
             pid = self.spawn(argv, environment)
-        except OSError as error:
-            code = self.not_started(error)
+        except (OSError, ValueError) as error:
+            code, why = 126, f"this task could not be started: {error}"
         else:
             self.make_ahead()
             code = self.wait(job, pid, began, clock)
         runtime = time.monotonic() - clock
-        os.write(self.journal, b"E %d %d %d %.6f %.6f\n" % (job, attempt, code, began, runtime))
-        self.ends.append((job, code, began, runtime))
+        if why:
+            outcome = (None, why, None, "")
+            written = binascii.b2a_base64(marshal.dumps(outcome), newline=False)
+            os.write(self.journal, b"E %d %d %d %.6f %.6f %b\n" % (job, attempt, code, began, runtime, written))
+            self.ends.append((job, code, began, runtime, outcome))
+        else:
+            os.write(self.journal, b"E %d %d %d %.6f %.6f\n" % (job, attempt, code, began, runtime))
+            self.ends.append((job, code, began, runtime))
         if self.started is not None and self.started[0] == job:
             self.started = None
         if clock + runtime - self.last_flush > GROUP_S:
@@ -166,15 +174,6 @@ class Spawner:
         except OSError:
             # Not an executable: let the shell say so, in the task's log and with the code users know.
             return os.posix_spawn(b"/bin/sh", [b"/bin/sh", b"-c", b'exec "$0" "$@"', *argv], environment, **how)
-
-    def not_started(self, error: OSError) -> int:
-        """No directory, no log or no process could be made: say why in the log if there can be one."""
-        try:
-            with open("job.out", "a") as log:
-                log.write(f"balsam-jupyter could not start this task: {error}\n")
-        except OSError:
-            pass
-        return 126
 
     def make_ahead(self) -> None:
         if self.queue:

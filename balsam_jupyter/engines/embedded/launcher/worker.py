@@ -20,6 +20,7 @@ import base64
 import contextlib
 import fcntl
 import importlib.util
+import linecache
 import marshal
 import os
 import pickle
@@ -35,6 +36,8 @@ from typing import Any
 
 FLUSH_S = 0.005
 PATIENCE_S = 0.05
+RETIRED = 83  # exit code of a worker that makes room for a fresh one
+_OWN_THREADS = 3
 
 
 def load(name: str, file: Path, folder: Path | None = None) -> Any:
@@ -56,12 +59,30 @@ from balsam_jupyter.outputs import extract  # noqa: E402
 files = load("_balsam_jupyter_spawner", Path(__file__).with_name("spawner.py"))
 
 
+def encoded(values: dict[str, Any], note: str) -> tuple[str | bytes, str]:
+    """Values as the store has them; NaN and a line in the note for one that cannot be pickled."""
+    try:
+        return encode(values), note
+    except Exception:
+        kept = {}
+        for name, value in values.items():
+            try:
+                encode(value)
+                kept[name] = value
+            except Exception:
+                kept[name] = float("nan")
+                note = f"{note}\n{name}: a {type(value).__name__} cannot be pickled".strip()
+        return encode(kept), note
+
+
 class App:
     """The functions and attributes of a user's class, put together again as a plain class."""
 
     def __init__(self, name: str, payload: bytes | None, sys_path: list[str], outputs: dict[str, str | None]) -> None:
         sys.path.extend(entry for entry in sys_path if entry not in sys.path)
         parts: dict[str, dict[str, Any]] = pickle.loads(payload) if payload else {}
+        for file, text in parts.get("sources", {}).items():  # cells of a notebook, for tracebacks to show
+            linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
         self.cls = type(name, (), {**parts.get("attributes", {}), **parts.get("functions", {})})
         self.outputs = {key: parts["outputs"][key] if spec is None else spec for key, spec in outputs.items()}
 
@@ -78,9 +99,13 @@ class Worker:
         self.split_stderr = split_stderr
         # The user's functions may read stdin and write stdout: the frames move out of their way.
         self.inlet, self.outlet = os.dup(0), os.dup(1)
-        null = os.open(os.devnull, os.O_RDWR)
+        self.null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
-            os.dup2(null, fd)
+            os.dup2(self.null, fd)
+        # A child that a task forks must not keep the pipes open or the journal locked.
+        os.register_at_fork(after_in_child=self.close_private)
+        self.environment = dict(os.environ)
+        self.handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT)}
         self.records: dict[int, tuple[str, bytes | None, list[str], dict[str, str | None]]] = {}
         self.apps: dict[int, App] = {}
         self.queue: deque[Any] = deque()
@@ -99,6 +124,9 @@ class Worker:
         self.flush(hello=True)
         while True:
             with self.changed:
+                if threading.active_count() > _OWN_THREADS:
+                    self.flush()
+                    os._exit(RETIRED)  # threads a task left behind end with the process
                 while not self.queue:
                     self.flush()
                     if self.orphaned:
@@ -188,7 +216,7 @@ class Worker:
             self.enter(directory, keep_log, inputs)
             outcome = self.call(job, directory, key, parameters, info)
         except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+            code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
             if code:
                 print(stop.code, file=sys.stderr)
                 outcome = (None, f"SystemExit: {stop.code}", None, "")
@@ -201,6 +229,7 @@ class Worker:
         runtime = time.monotonic() - clock
         written = base64.b64encode(marshal.dumps(outcome))
         os.write(self.journal, b"E %d %d %d %.6f %.6f %b\n" % (job, attempt, code, began, runtime, written))
+        self.clean_up()
         with self.changed:
             self.current = None
             self.ends.append((job, code, began, runtime, outcome))
@@ -223,6 +252,29 @@ class Worker:
             log = os.open("job.err", flags, 0o666)
             os.dup2(log, 2)
             os.close(log)
+
+    def close_private(self) -> None:
+        for fd in (self.inlet, self.outlet, self.journal):
+            os.close(fd)
+
+    def clean_up(self) -> None:
+        """Undo what the task did to the process, so that the next one finds it as this one did."""
+        self.leave()
+        for fd in (0, 1, 2):  # also a descriptor the task has closed
+            os.dup2(self.null, fd)
+        if os.environ != self.environment:
+            os.environ.clear()
+            os.environ.update(self.environment)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self.handlers.items():
+            if signal.getsignal(number) != handler:
+                signal.signal(number, handler)
+        for name, fd in (("stdout", 1), ("stderr", 2)):
+            if getattr(sys, name) is not getattr(sys, f"__{name}__") or getattr(sys, name).closed:
+                stream = open(fd, "w", buffering=1, closefd=False)  # noqa: SIM115
+                setattr(sys, name, stream)
+                setattr(sys, f"__{name}__", stream)
+        os.chdir("/")
 
     def leave(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -252,7 +304,8 @@ class Worker:
     def read_outputs(self, job: int, directory: str, key: int) -> None:
         try:
             values, note = extract(directory, self.app(key).outputs)
-            value: str | bytes | None = encode(values)
+            value: str | bytes | None
+            value, note = encoded(values, note)
         except BaseException as error:
             value, note = None, f"{type(error).__name__}: {error}"
         with self.changed:

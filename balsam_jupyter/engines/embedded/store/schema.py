@@ -86,6 +86,7 @@ class Store:
         self.path = path
         self._local = threading.local()
         self._all: list[sqlite3.Connection] = []
+        self._inode = 0
         try:
             self._migrate()
         except sqlite3.DatabaseError as error:
@@ -117,6 +118,7 @@ class Store:
         else:
             con.execute("PRAGMA journal_mode=WAL")
         con.execute("PRAGMA synchronous=FULL")
+        self._inode = self._inode or os.stat(self.path).st_ino
         self._all.append(con)
         return con
 
@@ -170,8 +172,18 @@ class Store:
             if "readonly" in text:
                 raise SiteError(f"{self.path} is not writable; check its permissions.") from None
             raise
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)):
+                raise  # a mistake of ours, not of the file's
+            raise SiteError(f"{self.path} is damaged ({error}). Restore it, or use another site.") from None
 
     def _begin(self, con: sqlite3.Connection) -> None:
+        try:
+            there = os.stat(self.path).st_ino
+        except OSError:
+            there = 0
+        if there != self._inode:
+            raise SiteError(f"{self.path} was deleted or replaced while open; open the site again. Nothing was stored.")
         try:
             con.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:

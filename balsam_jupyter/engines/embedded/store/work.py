@@ -58,6 +58,12 @@ class End(NamedTuple):
     app_version: str | None = None
 
 
+def storable(text: str, most: int = 20_000) -> str:
+    """Text as the store can hold it: no lone surrogates, and not without end."""
+    text = text if len(text) <= most else f"{text[: most // 2]}\n…\n{text[-most // 2 :]}"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def open_session(con: sqlite3.Connection, batch_job_id: int, pid: int) -> int:
     cursor = con.execute("INSERT INTO session(batch_job_id, pid) VALUES(?, ?)", (batch_job_id, pid))
     return int(cursor.lastrowid or 0)
@@ -163,11 +169,12 @@ def commit_ends(con: sqlite3.Connection, session: int, ends: Iterable[End]) -> N
         elif end.from_state != "RUNNING":
             path = f"{end.from_state}>{path}"
         finish = end.start_time + end.runtime_s
-        data = json.dumps({"returncode": end.return_code, "error": end.error}) if end.error else None
+        error = storable(end.error)
+        data = json.dumps({"returncode": end.return_code, "error": error}) if error else None
         events.append((end.job_id, end.job_id, path, end.start_time, finish, data))
         updates.append(
             (path.rpartition(">")[2], end.outcome == "done", end.start_time, finish, end.runtime_s, end.return_code,
-             end.value, end.error or None, end.exception, end.app_version, end.job_id, session)
+             end.value, error or None, end.exception, end.app_version, end.job_id, session)
         )  # fmt: skip
     con.executemany("INSERT INTO event(first_id, last_id, path, time, end_time, data) VALUES(?, ?, ?, ?, ?, ?)", events)
     con.executemany(
