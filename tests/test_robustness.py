@@ -239,6 +239,17 @@ def test_a_site_deleted_while_it_is_open(engine, tmp_path):
     submit(engine, common)
 
 
+def test_a_site_that_was_moved_is_not_begun_anew_unasked(home, tmp_path):
+    EmbeddedEngine.open("gone", str(tmp_path / "old")).close()
+    (tmp_path / "old").rename(tmp_path / "new")
+    with pytest.raises(SiteError, match=r"was at .*old, which is gone: give its new place"):
+        EmbeddedEngine.open("gone")
+    EmbeddedEngine.open("gone", str(tmp_path / "new")).close()
+    again = EmbeddedEngine.open("gone")
+    assert again.path == tmp_path / "new"
+    again.close()
+
+
 @pytest.mark.parametrize(
     "file, content, message",
     [

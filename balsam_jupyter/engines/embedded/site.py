@@ -214,6 +214,13 @@ def locate(name: str | None, path: str | None) -> tuple[int, str, Path]:
             name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "site"
         name = name or "default"
         known = sites.get(name)
+        if known and not Path(known["path"]).exists():  # moved or deleted: never begin an empty one unasked
+            if folder is None:
+                raise SiteError(
+                    f"The site {name!r} was at {known['path']}, which is gone: give its new place with path=…, "
+                    "or that old path to begin a new site there."
+                )
+            known["path"] = str(folder)
         if known and folder is not None and Path(known["path"]) != folder:
             raise BadInput(f"The site {name!r} is at {known['path']}; choose another name for {folder}.")
         folder = folder or (Path(known["path"]) if known else home() / "sites" / name)
