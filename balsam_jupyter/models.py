@@ -74,8 +74,9 @@ class AppRecord:
     copied). `outputs` maps a name to a spec string (``"file.json:key"`` or a regular expression with one
     group searched in job.out) or to None where the spec is a callable, which then is in the payload.
     `payload` is a cloudpickle of ``{"functions": {name: function}, "attributes": {name: value},
-    "outputs": {name: callable}, "sources": {file name: text of the cell}}`` (the last for tracebacks) or None if the app has none of these. `preamble` holds the shell lines
-    that run before the command. `sys_path` lists import folders of the declaring process.
+    "outputs": {name: callable}, "sources": {file name: text}}`` (the texts of notebook cells, for tracebacks)
+    or None if the app has none of these. `preamble` holds the shell lines that run before the command.
+    `sys_path` lists import folders of the declaring process.
     `version` is the hash of the design's section "Identity"; `source` the text as written.
     """
 
