@@ -229,7 +229,8 @@ def model(T: float, name: str, witness: str, options: dict, scale: float = 2.0):
         file.write(f"{T} {name}\\n")
     return {"root": helper(T) * scale, "words": sorted(WORDS)}""",
     "%%balsam_app words\necho {{ a }} {{ b }} >> {{ witness }}",
-    "one = %balsam_submit model T=np.linspace(1, 2, 3) name=sorted(names) witness=witness options={'k': 1, 'j': 2} --name fixed",
+    "options = {'k': 1, 'j': 2}",
+    "one = %balsam_submit model T=np.linspace(1, 2, 3) name=sorted(names) witness=witness options=options --name fixed",
     "two = %balsam_submit words a=['x y', 'z'] b='k: 1' witness=witness",
     "a = %balsam_allocate -t 10",
     "%balsam_wait fixed --timeout 60",
