@@ -112,7 +112,7 @@ def _one(folder: Path, output: Output, texts: dict[str, str]) -> Any:
     return number(last[1])
 
 
-def _regular(path: str, flags: int) -> int:
+def regular(path: str, flags: int) -> int:
     """Open a regular file only: a FIFO would block."""
     fd = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -124,7 +124,7 @@ def _regular(path: str, flags: int) -> int:
 def _text(folder: Path, file: str, texts: dict[str, str]) -> str:
     if file not in texts:
         try:
-            with open(folder / file, encoding="utf-8", errors="replace", opener=_regular) as opened:
+            with open(folder / file, encoding="utf-8", errors="replace", opener=regular) as opened:
                 texts[file] = opened.read()
         except OSError as error:
             raise Missing(f"cannot read {file} ({error.strerror})") from None

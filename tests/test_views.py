@@ -6,6 +6,7 @@ import base64
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -49,10 +50,11 @@ def test_names_and_messages_are_escaped() -> None:
 
 
 def test_the_line_says_how_far_how_fast_and_when() -> None:
-    line = static.progress_line(made())
-    assert line.startswith("7/10 done (3 WAITING, 6 FINISHED, 1 FAILED) · 30/min · about 6 s left, until ")
-    assert line.endswith("no allocation runs")
     running = Allocation(1, AllocationRequest(1, 10), "running")
+    line = static.progress_line(replace(made(), allocations=[running]))
+    assert line.startswith("7/10 done (3 WAITING, 6 FINISHED, 1 FAILED) · 30/min · about 6 s left, until ")
+    line = static.progress_line(made())  # where nothing runs, no end is in sight
+    assert line == "7/10 done (3 WAITING, 6 FINISHED, 1 FAILED) · 30/min · no allocation runs"
     silent = Snapshot("s", made().counts, made().series, 0.0, [running], age_s=125, error="the disk is full")
     assert static.progress_line(silent).endswith("no answer for 2 min 05 s: the disk is full")
     assert not silent.done

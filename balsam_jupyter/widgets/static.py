@@ -38,11 +38,12 @@ def progress_line(snapshot: Snapshot) -> str:
     if snapshot.rate:
         per_second = snapshot.rate >= 1
         parts.append(f"{snapshot.rate:.3g}/s" if per_second else f"{60 * snapshot.rate:.3g}/min")
-    if snapshot.remaining_s is not None and not snapshot.done:
+    runs = any(one.state == "running" for one in snapshot.allocations)
+    if snapshot.remaining_s is not None and not snapshot.done and runs:
         ends = time.localtime(snapshot.time + snapshot.remaining_s)
         clock = "%H:%M:%S" if snapshot.remaining_s < 3600 else "%H:%M" if snapshot.remaining_s < 43200 else "%a %H:%M"
         parts.append(f"about {duration(snapshot.remaining_s)} left, until {time.strftime(clock, ends)}")
-    if not snapshot.done and not any(one.state == "running" for one in snapshot.allocations):
+    if not snapshot.done and not runs:
         waiting = [one for one in snapshot.allocations if one.state in ("queued", "pending_submission")]
         parts.append("allocation queued" if waiting else "no allocation runs")
     if snapshot.error:

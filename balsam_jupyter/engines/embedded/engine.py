@@ -24,9 +24,9 @@ from ...models import (
     Submitted,
     Usage,
 )
+from ...outputs import regular
 from . import scheduler, site
 from .doorbell import Bell, Listener, runtime_folder
-from .launcher.ending import regular
 from .launcher.prepare import Preparer, clean_environment
 from .recovery import Recovery
 from .sessions import try_lock

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import stat
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ....outputs import regular
 from .. import processes
 from ..journal import Journal
 from ..store.work import End
@@ -21,15 +20,6 @@ if TYPE_CHECKING:
 _RETIRED = 83  # a worker's exit code; see there
 Outcome = tuple[Any, str, "bytes | None", str]
 """What a Python app came to: encoded value, error text, pickled exception, note on its outputs."""
-
-
-def regular(path: str, flags: int) -> int:
-    """Opener for files a task left: anything but a regular file (a FIFO would block) is an error."""
-    fd = os.open(path, flags | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise FileNotFoundError(f"{path} is not a regular file")
-    return fd
 
 
 def log_tail(path: Path, lines: int = 10, most: int = 8192) -> str:
