@@ -70,6 +70,7 @@ def main() -> None:
     start = time.monotonic()
     run_notebook(page)
     show_ensembles()
+    print("(In the last one a task fails on purpose: the notebook shows how its log tells why.)")
     print(
         f"\nDone in {time.monotonic() - start:.0f} s. Open {page.relative_to(ROOT)} in a browser to see the notebook,"
     )
