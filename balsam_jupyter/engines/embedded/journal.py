@@ -31,10 +31,6 @@ def journal_path(session_folder: Path, slot: int, number: int, kind: str) -> Pat
     return session_folder / f"{slot}.{number}.{kind}"
 
 
-def slot_of(path: Path) -> int:
-    return int(path.name.split(".")[0])
-
-
 def read(path: Path) -> Journal:
     journal = Journal(path, alive=is_locked(path))
     if not path.exists():  # its process ended before it wrote anything

@@ -17,8 +17,9 @@ from ...codec import encode
 from . import processes
 from .doorbell import Bell
 from .journal import Journal, read
+from .launcher.ending import log_tail
 from .launcher.reading import read_outputs
-from .sessions import session_folder, session_mark, try_lock
+from .sessions import process_mark, session_folder, session_mark, task_mark, try_lock
 from .store import Store, records, work
 from .store.work import End, Work
 
@@ -38,7 +39,7 @@ class Recovery:
         With `stopping`, those are ended too (SIGTERM, after `grace_s` SIGKILL).
         """
         orphans = 0
-        for session, batch_job_id, _ in work.unclosed_sessions(self.store.con):
+        for session, batch_job_id in work.unclosed_sessions(self.store.con):
             folder = session_folder(self.site, session)
             folder.mkdir(parents=True, exist_ok=True)
             lock = try_lock(folder / "lock")
@@ -60,7 +61,7 @@ class Recovery:
         ends: list[End] = []
         begun: list[tuple[int, str, float]] = []
         unbegun: list[int] = []
-        for job, kill_wait, _ in work.held(self.store.con, session):
+        for job, kill_wait in work.held(self.store.con, session):
             key = job.id, job.attempt
             journal = next((j for j in journals if key in j.starts or key in j.ends), None)
             if job.state == "RUN_DONE" or (journal is not None and key in journal.ends):
@@ -74,7 +75,7 @@ class Recovery:
                     wait = grace_s if kill_wait is None else None if kill_wait < 0 else kill_wait
                     self._end_orphan(mark, job.id, journal, wait)
             else:
-                processes.end(_marks(mark, job.id, journal), 0)
+                processes.end([task_mark(mark, job.id), process_mark(mark, journal.path)], 0)
                 outcome = "killed" if kill_wait is not None else "timeout" if grace_s is not None else "died"
                 began = journal.starts[key]
                 ends.append(End(job.id, outcome, job.state, began, max(0.0, time.time() - began), None))
@@ -98,7 +99,7 @@ class Recovery:
             if not deaf:
                 return journals
             if time.monotonic() > deadline:  # stopped, or hanging in C code: it must not begin another task
-                processes.end([_process_mark(session, journal) for journal in deaf], 0)
+                processes.end([process_mark(session, journal.path) for journal in deaf], 0)
             time.sleep(0.005)
 
     def _ended(self, job: Work, journal: Journal | None, killed: bool, stopped: bool) -> End:
@@ -111,7 +112,9 @@ class Recovery:
         if code != 0:
             folder = self.site / "data" / job.workdir
             how = "killed" if killed else "timeout" if stopped else "error"
-            return end._replace(outcome=how, error=(error or _tail(folder)) if how == "error" else "")
+            return end._replace(
+                outcome=how, error=(error or log_tail(folder / "job.out") or "no log") if how == "error" else ""
+            )
         record = records.apps(self.store.con, job.app_id)[0]
         if record.kind == "shell" and record.outputs:
             value, note = read_outputs(record, self.site / "data" / job.workdir)
@@ -123,19 +126,7 @@ class Recovery:
         if (session, job) in self._ending:
             return
         self._ending.add((session, job))
-        marks = _marks(session, job, journal) if journal.path.suffix == ".worker" else _marks(session, job, journal)[:1]
+        marks = [task_mark(session, job)]
+        if journal.path.suffix == ".worker":  # a Python task is its warm process
+            marks.append(process_mark(session, journal.path))
         threading.Thread(target=processes.end, args=(marks, wait_time), daemon=True).start()
-
-
-def _tail(folder: Path) -> str:
-    from .launcher.ending import log_tail
-
-    return log_tail(folder / "job.out") or "no log"
-
-
-def _process_mark(session: str, journal: Journal) -> dict[str, object]:
-    return {"BALSAM_SESSION": session, f"BALSAM_{journal.path.suffix[1:].upper()}": journal.path.name}
-
-
-def _marks(session: str, job: int, journal: Journal) -> list[dict[str, object]]:
-    return [{"BALSAM_SESSION": session, "BALSAM_JOB_ID": job}, _process_mark(session, journal)]

@@ -19,6 +19,16 @@ def session_mark(site: Path, session: int) -> str:
     return f"{site_mark(site)}-{session}"
 
 
+def task_mark(session: str, job: int) -> dict[str, object]:
+    """What the environment of a task's processes holds."""
+    return {"BALSAM_SESSION": session, "BALSAM_JOB_ID": job}
+
+
+def process_mark(session: str, journal: Path) -> dict[str, object]:
+    """What the environment of a slot process holds; a child of it may still have it before it becomes a task."""
+    return {"BALSAM_SESSION": session, f"BALSAM_{journal.suffix[1:].upper()}": journal.name}
+
+
 def try_lock(path: Path) -> int | None:
     """A file descriptor that holds the lock, or None while a living process does."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ....outputs import regular
 from .. import processes
-from ..journal import Journal
+from ..journal import Journal, read
+from ..sessions import process_mark, task_mark
 from ..store.work import End
 from .slot import Channel, Slot
 
@@ -137,14 +138,14 @@ class Endings:
 
     def _kill(self, job: Job, channel: Channel, over: threading.Event) -> None:
         """In a thread: signal until the end has been reported, then make sure nothing of the task is left."""
-        mine = {"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_JOB_ID": job.work.id}
-        marks: list[dict[str, object]] = [mine]
+        mine = task_mark(self.pilot.session.mark, job.work.id)
+        marks = [mine]
         asked = time.monotonic()
         told = False
         while not over.is_set():
             if channel.kind == "worker" and len(marks) == 1 and (job.work.id, job.work.attempt) in _running(channel):
                 channel.killed = True  # the warm process is the task's process
-                marks.append({"BALSAM_SESSION": self.pilot.session.mark, "BALSAM_WORKER": channel.journal.name})
+                marks.append(process_mark(self.pilot.session.mark, channel.journal))
             if job.kill_wait is not None:
                 processes.end(marks, max(0.0, asked + job.kill_wait - time.monotonic()))
             elif not told and processes.find(marks):
@@ -238,14 +239,7 @@ class Endings:
     def _runner_died(self, job: Job, channel: Channel, began: float) -> None:
         """The task may still run, but nobody will know how it ends: end it, and let it run again."""
         session = self.pilot.session.mark
-        kind = f"BALSAM_{channel.kind.upper()}"
-        processes.end(
-            [
-                {"BALSAM_SESSION": session, "BALSAM_JOB_ID": job.work.id},
-                {"BALSAM_SESSION": session, kind: channel.journal.name},
-            ],
-            0,
-        )
+        processes.end([task_mark(session, job.work.id), process_mark(session, channel.journal)], 0)
         outcome = "killed" if job.killing else "died"
         self.tell(
             End(
@@ -264,7 +258,5 @@ class Endings:
 
 
 def _running(channel: Channel) -> set[tuple[int, int]]:
-    from ..journal import read
-
     journal = read(channel.journal)
     return journal.starts.keys() - journal.ends.keys()

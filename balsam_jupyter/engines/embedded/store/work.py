@@ -69,9 +69,9 @@ def open_session(con: sqlite3.Connection, batch_job_id: int, pid: int) -> int:
     return int(cursor.lastrowid or 0)
 
 
-def unclosed_sessions(con: sqlite3.Connection) -> list[tuple[int, int, str]]:
-    """Id, allocation and state of every session that is open or fenced."""
-    return con.execute("SELECT id, batch_job_id, state FROM session WHERE state <> 'closed' ORDER BY id").fetchall()
+def unclosed_sessions(con: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Id and allocation of every session that is open or fenced."""
+    return con.execute("SELECT id, batch_job_id FROM session WHERE state <> 'closed' ORDER BY id").fetchall()
 
 
 def set_session(con: sqlite3.Connection, session: int, state: str) -> None:
@@ -107,15 +107,15 @@ def check_out(
     return _work(con, rows)
 
 
-def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None, int]]:
-    """Every job a session holds, the kill asked for it (None: none), and how many launchers died under it."""
+def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None]]:
+    """Every job a session holds, and the kill asked for it (None: none)."""
     rows = con.execute(
-        """SELECT id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data, kill_wait, deaths
+        """SELECT id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data, kill_wait
            FROM job WHERE session_id = ? ORDER BY id""",
         (session,),
     ).fetchall()
-    extra = {row[0]: (row[9], row[10]) for row in rows}
-    return [(work, *extra[work.id]) for work in _work(con, [row[:9] for row in rows])]
+    kills_asked = {row[0]: row[9] for row in rows}
+    return [(work, kills_asked[work.id]) for work in _work(con, [row[:9] for row in rows])]
 
 
 def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
