@@ -110,6 +110,10 @@ class JobCommon:
     tags: Mapping[str, str] = field(default_factory=dict)
     ensemble: str | None = None
     generation: int = 1
+    max_retries: int = 0
+    """Automatic reruns of a job that fails."""
+    on_parent_failure: str = "fail"
+    """When a parent ends badly: ``"fail"`` too, or ``"wait"`` until somebody retries the parent."""
 
 
 class JobSpec(NamedTuple):
@@ -125,6 +129,10 @@ class JobSpec(NamedTuple):
     workdir: str = ""
     key: bytes | None = None
     data: Mapping[str, Any] | None = None
+    parents: tuple[int, ...] = ()
+    """Jobs that must be JOB_FINISHED before this one runs."""
+    transfers: Mapping[str, str] | None = None
+    """Slot of the app → ``"location:/path"``."""
 
 
 class Submitted(NamedTuple):
@@ -236,6 +244,8 @@ class AllocationRequest:
     optional_params: Mapping[str, str] = field(default_factory=dict)
     filter_tags: Mapping[str, str] = field(default_factory=dict)
     partitions: tuple[Mapping[str, Any], ...] = ()
+    wf_filter: str = ""
+    """Run only jobs whose tag ``workflow`` has this text in it."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from hashlib import blake2b
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....errors import BadInput, NotFound
 from ....models import JobCommon, JobRow, JobSpec, Query, Resources, Submitted
@@ -21,8 +21,8 @@ FOLDER_SIZE = 5000
 _BORN = "CREATED>READY>STAGED_IN>PREPROCESSED"
 
 _INSERT = """INSERT INTO job(
-        id, spec_id, ensemble_id, row, key, parameters, workdir, state, app_version, submit_time, data)
-    VALUES(?, ?, ?, ?, ?, ?, ?, 'PREPROCESSED', ?, ?, ?)"""
+        id, spec_id, shape_id, ensemble_id, row, key, parameters, workdir, state, app_version, submit_time, data)
+    VALUES(?, ?, ?, ?, ?, ?, ?, ?, 'PREPROCESSED', ?, ?, ?)"""
 
 
 def row_workdir(ensemble: str, generation: int, row: int) -> str:
@@ -40,7 +40,7 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
     first_new = next_id = (found[0] if found else 0) + 1
     ids: array[int] = array("q")
     renamed: dict[int, str] = {}
-    commons: dict[int, tuple[int, int | None, JobCommon]] = {}  # keyed by identity: one object serves many jobs
+    commons: dict[int, tuple[Spec, int | None, JobCommon]] = {}  # keyed by identity: one object serves many jobs
     rows: dict[int, int] = {}  # next row of each ensemble
     grown: set[int] = set()  # ensembles that had rows before this submission
     now = time.time()
@@ -48,7 +48,7 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
         kept = _kept(con, chunk, commons, rows, grown)
         fresh = []
         for spec in chunk:
-            spec_id, ensemble_id, common = commons[id(spec.common)]
+            stored, ensemble_id, common = commons[id(spec.common)]
             if kept and spec.key is not None and (ensemble_id, spec.key) in kept:
                 ids.append(kept[ensemble_id, spec.key])
                 continue
@@ -62,7 +62,19 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
                     renamed[next_id] = workdir
             data = json.dumps(spec.data) if spec.data else None
             fresh.append(
-                (next_id, spec_id, ensemble_id, row, spec.key, spec.parameters, workdir, common.app_version, now, data)
+                (
+                    next_id,
+                    stored.id,
+                    stored.shape_id,
+                    ensemble_id,
+                    row,
+                    spec.key,
+                    spec.parameters,
+                    workdir,
+                    common.app_version,
+                    now,
+                    data,
+                )  # fmt: skip
             )
             ids.append(next_id)
             next_id += 1
@@ -85,15 +97,15 @@ def _chunks(specs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:
 def _kept(
     con: sqlite3.Connection,
     chunk: list[JobSpec],
-    commons: dict[int, tuple[int, int | None, JobCommon]],
+    commons: dict[int, tuple[Spec, int | None, JobCommon]],
     rows: dict[int, int],
     grown: set[int],
 ) -> dict[tuple[int | None, bytes], int]:
     """Job ids of the chunk's rows that exist already; resolves what the chunk's jobs share on the way."""
     for spec in chunk:
         if id(spec.common) not in commons:
-            spec_id, ensemble_id, count = _intern(con, spec.common)
-            commons[id(spec.common)] = spec_id, ensemble_id, spec.common
+            stored, ensemble_id, count = _intern(con, spec.common)
+            commons[id(spec.common)] = stored, ensemble_id, spec.common
             if ensemble_id is not None and ensemble_id not in rows:
                 rows[ensemble_id] = count
                 if count:
@@ -110,28 +122,53 @@ def _kept(
     return kept
 
 
-def _intern(con: sqlite3.Connection, common: JobCommon) -> tuple[int, int | None, int]:
-    """Id of the spec, id of the ensemble, and the rows it has."""
+def _intern(con: sqlite3.Connection, common: JobCommon) -> tuple[Spec, int | None, int]:
+    """The spec, id of the ensemble, and the rows it has."""
     resources = json.dumps(asdict(common.resources), sort_keys=True)
-    spec_id = intern_spec(con, common.app_id, resources, json.dumps(dict(common.tags), sort_keys=True))
+    options: dict[str, Any] = {}
+    if common.max_retries:
+        options["max_retries"] = common.max_retries
+    if common.on_parent_failure != "fail":
+        options["on_parent_failure"] = common.on_parent_failure
+    stored = intern_spec(
+        con,
+        common.app_id,
+        resources,
+        json.dumps(dict(common.tags), sort_keys=True),
+        json.dumps(options, sort_keys=True),
+    )
     if common.ensemble is None:
-        return spec_id, None, 0
+        return stored, None, 0
     found = con.execute(
         "SELECT id, rows FROM ensemble WHERE name = ? AND generation = ?", (common.ensemble, common.generation)
     )
     ensemble = found.fetchone()
     if ensemble is None:
         raise NotFound(f"There is no ensemble {common.ensemble!r}, generation {common.generation}; create it first.")
-    return spec_id, ensemble[0], ensemble[1]
+    return stored, ensemble[0], ensemble[1]
 
 
-def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str) -> int:
-    digest = blake2b(f"{app_id}\n{resources}\n{tags}".encode(), digest_size=16).digest()
-    con.execute(
-        "INSERT OR IGNORE INTO spec(digest, app_id, resources, tags) VALUES(?, ?, ?, ?)",
-        (digest, app_id, resources, tags),
+class Spec(NamedTuple):
+    """What many jobs share, as stored."""
+
+    id: int
+    shape_id: int
+
+
+def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str, options: str) -> Spec:
+    """The one row for equal app, resources (its shape), tags and options."""
+    words = [str(app_id), resources, tags, *([options] if options != "{}" else [])]
+    digest = blake2b("\n".join(words).encode(), digest_size=16).digest()
+    found = con.execute("SELECT id, shape_id FROM spec WHERE digest = ?", (digest,)).fetchone()
+    if found is not None:
+        return Spec(*found)
+    con.execute("INSERT OR IGNORE INTO shape(resources) VALUES(?)", (resources,))
+    shape_id = con.execute("SELECT id FROM shape WHERE resources = ?", (resources,)).fetchone()[0]
+    cursor = con.execute(
+        "INSERT INTO spec(digest, app_id, resources, tags, options, shape_id) VALUES(?, ?, ?, ?, ?, ?)",
+        (digest, app_id, resources, tags, options, shape_id),
     )
-    return int(con.execute("SELECT id FROM spec WHERE digest = ?", (digest,)).fetchone()[0])
+    return Spec(int(cursor.lastrowid or 0), shape_id)
 
 
 def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
@@ -308,18 +345,19 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: dict[str, Any]) -
     changed = 0
     for job_id in ids:
         found = con.execute(
-            """SELECT spec.app_id, resources, tags FROM job JOIN spec ON spec.id = spec_id
+            """SELECT spec.app_id, resources, tags, options FROM job JOIN spec ON spec.id = spec_id
                WHERE job.id = ? AND session_id IS NULL""",
             (job_id,),
         ).fetchone()
         if found is None:
             continue
-        app_id, resources, tags = found
+        app_id, resources, tags, options = found
         if "resources" in changes:
             resources = json.dumps(asdict(changes["resources"]), sort_keys=True)
         if "tags" in changes:
             tags = json.dumps(dict(changes["tags"]), sort_keys=True)
-        con.execute("UPDATE job SET spec_id = ? WHERE id = ?", (intern_spec(con, app_id, resources, tags), job_id))
+        stored = intern_spec(con, app_id, resources, tags, options)
+        con.execute("UPDATE job SET spec_id = ?, shape_id = ? WHERE id = ?", (*stored, job_id))
         if "data" in changes:
             con.execute("UPDATE job SET data = ? WHERE id = ?", (json.dumps(changes["data"]), job_id))
         if "parameters" in changes:

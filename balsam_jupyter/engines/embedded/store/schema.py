@@ -12,11 +12,16 @@ from pathlib import Path
 
 from ....errors import SiteError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_S = 5.0
 
-# The states a launcher may check out; the partial index below must name the same condition to be used.
+# The states a launcher may check out, and those in which a job waits for its app's hooks or transfers. The partial
+# indexes below must name the same conditions to be used.
 READY = "session_id IS NULL AND state IN ('PREPROCESSED', 'RESTART_READY')"
+DUE = (
+    "session_id IS NULL AND "
+    "state IN ('READY', 'STAGED_IN', 'RUN_DONE', 'POSTPROCESSED', 'STAGED_OUT', 'RUN_ERROR', 'RUN_TIMEOUT')"
+)
 
 _V1 = f"""
 CREATE TABLE app(
@@ -60,7 +65,37 @@ CREATE TABLE session(
 CREATE INDEX session_open ON session(id) WHERE state <> 'closed';
 """
 
-_MIGRATIONS = {1: _V1}
+_V2 = f"""
+-- Equal resources, stored once: a launcher checks jobs out shape by shape, in its order.
+CREATE TABLE shape(id INTEGER PRIMARY KEY, resources TEXT NOT NULL UNIQUE);
+INSERT INTO shape(resources) SELECT DISTINCT resources FROM spec;
+ALTER TABLE spec ADD COLUMN shape_id INTEGER;
+UPDATE spec SET shape_id = (SELECT id FROM shape WHERE shape.resources = spec.resources);
+-- JSON: max_retries, on_parent_failure.
+ALTER TABLE spec ADD COLUMN options TEXT NOT NULL DEFAULT '{{}}';
+ALTER TABLE job ADD COLUMN shape_id INTEGER;
+UPDATE job SET shape_id = (SELECT shape_id FROM spec WHERE spec.id = job.spec_id);
+-- JSON: what a job stages in and out.
+ALTER TABLE job ADD COLUMN transfers TEXT;
+-- Automatic retries used up (max_retries).
+ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;
+DROP INDEX job_ready;
+CREATE INDEX job_ready ON job(shape_id, id) WHERE {READY};
+CREATE INDEX job_ready_spec ON job(spec_id, id) WHERE {READY};
+CREATE INDEX job_due ON job(id) WHERE {DUE};
+CREATE TABLE dependency(
+    child_id INTEGER NOT NULL, parent_id INTEGER NOT NULL, PRIMARY KEY(child_id, parent_id)) WITHOUT ROWID;
+CREATE INDEX dependency_parent ON dependency(parent_id);
+-- The virtual nodes an allocation has, as a JSON list of their numbers.
+ALTER TABLE batch_job ADD COLUMN nodes TEXT NOT NULL DEFAULT '[]';
+-- launcher: runs jobs. processor: runs their hooks and transfers.
+ALTER TABLE session ADD COLUMN kind TEXT NOT NULL DEFAULT 'launcher';
+-- CLOCK_MONOTONIC at the last sign of life, during the boot named; serves only to find stopped owners.
+ALTER TABLE session ADD COLUMN beat REAL;
+ALTER TABLE session ADD COLUMN boot_id TEXT
+"""
+
+_MIGRATIONS = {1: _V1, 2: _V2}
 """What brings the schema to each version from the one before it."""
 
 _NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "fuse.sshfs", "beegfs", "9p", "afs", "ceph"}
