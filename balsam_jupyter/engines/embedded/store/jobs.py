@@ -74,7 +74,7 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
                     common.app_version,
                     now,
                     data,
-                )  # fmt: skip
+                )
             )
             ids.append(next_id)
             next_id += 1
