@@ -260,6 +260,8 @@ class Allocation:
     end_time: float | None = None
     remaining_s: float | None = None
     status_info: dict[str, str] = field(default_factory=dict)
+    nodes: tuple[int, ...] = ()
+    """The numbers of the nodes it has, where the engine knows them."""
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,7 @@ class EmbeddedEngine:
             return [record.python_exe, f"{record.name}.run"], dict(record.environment_variables)
         preparer = Preparer(clean_environment())
         app = preparer.app(record)
-        _, _, _, argv, *_ = preparer.command(app, job.id, 1, job.workdir, job.parameters)
+        _, _, _, argv, *_ = preparer.command(app, 0, job.id, 1, job.workdir, job.parameters)
         return [os.fsdecode(word) for word in argv], {**record.environment_variables, "BALSAM_JOB_ID": str(job.id)}
 
     def usage(self) -> Usage:

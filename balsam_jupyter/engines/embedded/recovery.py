@@ -16,8 +16,9 @@ from pathlib import Path
 from ...codec import encode
 from . import processes
 from .doorbell import Bell
-from .journal import Journal, read
+from .journal import Journal, is_locked, read
 from .launcher.ending import log_tail
+from .launcher.placement import Place, place_file
 from .launcher.reading import read_outputs
 from .sessions import process_mark, session_folder, session_mark, task_mark, try_lock
 from .store import Store, records, work
@@ -130,3 +131,19 @@ class Recovery:
         if journal.path.suffix == ".worker":  # a Python task is its warm process
             marks.append(process_mark(session, journal.path))
         threading.Thread(target=processes.end, args=(marks, wait_time), daemon=True).start()
+
+
+def orphan_places(site: Path, store: Store, allocation_id: int) -> dict[Path, Place]:
+    """What the slots of an allocation's dead sessions still run on, by the journals of their living processes."""
+    places = {}
+    for session, batch_job_id in work.unclosed_sessions(store.con):
+        folder = session_folder(site, session)
+        lock = try_lock(folder / "lock") if batch_job_id == allocation_id else None
+        if lock is None:
+            continue
+        os.close(lock)
+        for journal in folder.glob("*.*.*"):
+            file = place_file(folder, int(journal.name.partition(".")[0]))
+            if is_locked(journal) and file.exists():
+                places[journal] = Place.from_json(file.read_text())
+    return places

@@ -19,6 +19,7 @@ import yaml
 from ...errors import BadInput, NotFound, SiteError, listing, nearest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+SORT_ORDERS = ("large_first", "small_first", "long_large_first")
 FOLDERS = ("data", "log", "qsubmit", "run")
 
 SETTINGS_TEMPLATE = """\
@@ -31,6 +32,16 @@ SETTINGS_TEMPLATE = """\
 # Cores and GPUs of one node (default: what this machine has, divided by the nodes).
 # cores_per_node: {cores}
 # gpus_per_node: {gpus}
+
+# Jobs at most on one node, for those that do not say (Balsam: 1; 0: as many as its cores allow).
+# node_packing_count: 0
+
+# One job at a time on a node, whatever the jobs say (old Balsam).
+# exclusive_nodes: false
+
+# Which jobs run first: large_first (more nodes, then longer wall time), small_first (fewer nodes, then more to a node,
+# then longer wall time) or long_large_first (longer wall time, then more nodes).
+# sort_by: large_first
 
 # The command that starts MPI programs (default: the first of mpiexec, mpirun, srun that is found).
 # mpi_launcher: {mpi}
@@ -79,6 +90,9 @@ class Settings:
     nodes: int = 1
     cores_per_node: int = 0
     gpus_per_node: int = -1
+    node_packing_count: int = 0
+    exclusive_nodes: bool = False
+    sort_by: str = "large_first"
     mpi_launcher: str = ""
     idle_time_s: float = 600.0
     grace_period_s: float = 10.0
@@ -117,13 +131,18 @@ class Settings:
 
 
 def _checked(path: Path, key: str, value: Any, default: Any) -> Any:
-    lowest = {"nodes": 1, "cores_per_node": 1, "gpus_per_node": 0, "idle_time_s": 0, "grace_period_s": 0}
+    lowest = {
+        "nodes": 1, "cores_per_node": 1, "gpus_per_node": 0, "node_packing_count": 0, "idle_time_s": 0,
+        "grace_period_s": 0,
+    }  # fmt: skip
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise SiteError(f"{path}: {key} must be true or false, not {value!r}.")
     elif isinstance(default, str):
         if not isinstance(value, str):
             raise SiteError(f"{path}: {key} must be text, not {value!r}.")
+        if key == "sort_by" and value not in SORT_ORDERS:
+            raise SiteError(f"{path}: sort_by is {', '.join(SORT_ORDERS)}, not {value!r}.{nearest(value, SORT_ORDERS)}")
     else:
         kinds = (int,) if isinstance(default, int) else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not lowest[key] <= value < 1e9:

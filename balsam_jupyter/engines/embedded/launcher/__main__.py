@@ -32,12 +32,11 @@ def main() -> int:
     if records.allocation(store.con, given.allocation).state == "pending_deletion":
         end(given.site, store, settings, given.allocation, "revoked")
         return 0
-    request = records.allocation(store.con, given.allocation).request
     session = Session(given.site, store, given.allocation)
-    pilot = Pilot(given.site, store, settings, session, given.allocation, request.num_nodes * settings.cores_per_node)
+    pilot = Pilot(given.site, store, settings, session, records.allocation(store.con, given.allocation))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: pilot.later(lambda: pilot.stop(f"it received {signal.Signals(n).name}")))
-    log.info("launcher of allocation %d: session %d, %d slots", given.allocation, session.id, pilot.slots_wanted)
+    log.info("launcher of allocation %d: session %d", given.allocation, session.id)
     try:
         reason = pilot.run()
     except Fenced:

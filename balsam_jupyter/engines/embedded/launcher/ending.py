@@ -16,7 +16,8 @@ from ..store.work import End
 from .slot import Channel, Slot
 
 if TYPE_CHECKING:
-    from .pilot import Job, Pilot
+    from .lines import Job
+    from .pilot import Pilot
 
 _RETIRED = 83  # a worker's exit code; see there
 Outcome = tuple[Any, str, "bytes | None", str]
@@ -129,7 +130,7 @@ class Endings:
             self._stop_reading(job)  # it ended before the kill; only its outputs are missing
             return
         if job.channel is None:
-            self.pilot.backlog.remove(job_id)
+            job.line.backlog.remove(job)
             self.pilot.let_go(job_id)
             return
         job.over = threading.Event()

@@ -7,90 +7,60 @@ One thread does everything; threads beside it only end processes and wait for lo
 from __future__ import annotations
 
 import contextlib
-import json
+import itertools
 import logging
 import os
 import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from ....models import Allocation
 from ..doorbell import Bell, Listener, runtime_folder
-from ..recovery import Recovery
+from ..recovery import Recovery, orphan_places
 from ..sessions import Session
 from ..site import Settings
 from ..store import Store, records, work
 from ..store.schema import StoreBusy
-from ..store.work import End, Work
+from ..store.work import End
 from .ending import Endings
-from .prepare import App, Preparer, clean_environment
+from .handing import BROKEN_S, Handing
+from .lines import Job
+from .partition import Partition
+from .placement import Nodes, Place, idle_nodes
+from .prepare import clean_environment
 from .slot import Channel, Slot
 
 log = logging.getLogger("balsam_jupyter.launcher")
 
 GROUP_S = 0.05  # results wait this long at most for their commit while more are coming
 TICK_S = 1.0  # fallback for rings that got lost
-AHEAD_S = 0.06  # a slot is given work for about so long
-BROKEN_S = 10.0  # a Python that did not start is not tried again for so long
-STOCK_S = 0.15  # and the launcher holds work for about so long
-
-
-class Job:
-    """A job this launcher holds."""
-
-    __slots__ = ("app", "channel", "kill_wait", "killing", "over", "slot", "state", "work")
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.app: App | None = None
-        self.slot: Slot | None = None
-        self.channel: Channel | None = None
-        self.state = work.state  # as stored
-        self.killing = False
-        self.kill_wait: float | None = None  # seconds from SIGTERM to SIGKILL; None: never
-        self.over: threading.Event | None = None  # for who kills it: it has ended, or was given back
-
-    def is_over(self) -> None:
-        if self.over is not None:
-            self.over.set()
 
 
 class Pilot:
     """Runs one allocation's jobs until there is a reason to stop."""
 
-    def __init__(
-        self, site: Path, store: Store, settings: Settings, session: Session, allocation_id: int, slots: int
-    ) -> None:
+    def __init__(self, site: Path, store: Store, settings: Settings, session: Session, allocation: Allocation) -> None:
         self.site, self.store, self.settings, self.session = site, store, settings, session
         self.data = f"{site}/data/"
-        self.allocation_id = allocation_id
-        request = records.allocation(store.con, allocation_id).request
-        self.filter_tags = dict(request.filter_tags)
-        self.deadline = time.monotonic() + (records.allocation(store.con, allocation_id).remaining_s or 0.0)
+        self.allocation_id = allocation.id
+        self.deadline = time.monotonic() + (allocation.remaining_s or 0.0)
         self.bell, self.ear = Bell(runtime_folder(site)), Listener(runtime_folder(site))
         self.environment = clean_environment()
-        self.preparer = Preparer(self.environment)
         self.recovery = Recovery(site, store, self.bell)
+        self.partitions = self._partitions(allocation)
         self.slots: list[Slot] = []
-        self.slots_wanted = slots
+        self.lent: dict[Path, Place] = {}  # what tasks of dead launchers still run on, by their journals
         self.poll = select.poll()
         self.channels: dict[int, tuple[Slot, Channel]] = {}
         self.jobs: dict[int, Job] = {}
-        self.backlog: deque[int] = deque()
-        self.broken: dict[tuple[Any, ...], tuple[float, str]] = {}  # Pythons that do not start: until when, and why
-        self.apps: dict[int, tuple[int, App]] = {}
-        self.current_apps: set[int] = set()  # looked at since the last news
+        self.shapes_seen = 0
         self.tags: dict[int, dict[str, str]] = {}  # of every spec
-        self.spec_ids: list[int] = []  # the specs whose tags match this allocation's
         self.starts: dict[int, float] = {}
         self.ends: list[End] = []
         self.released: list[int] = []
-        self.mean_s = 0.0  # of recent runs, an exponential average
         self.news = True  # something in the store may concern this launcher
-        self.more = True  # and there may be jobs to run
         self.stopping = ""
         self.folded = True  # the write-ahead log holds nothing of ours
         self.last_commit = self.last_tick = 0.0
@@ -100,8 +70,27 @@ class Pilot:
         os.set_blocking(self.waker_in, False)
         os.set_blocking(self.waker_out, False)
         self.endings = Endings(self)
+        self.handing = Handing(self)
         for fd in (self.ear.fileno(), self.waker_in):
             self.poll.register(fd, select.POLLIN)
+
+    def _partitions(self, allocation: Allocation) -> list[Partition]:
+        """The allocation as a whole, or its parts, each with nodes of its own."""
+        request = allocation.request
+        numbers = iter(allocation.nodes or range(request.num_nodes))
+        parts = request.partitions or (
+            {"num_nodes": request.num_nodes, "job_mode": request.job_mode, "filter_tags": {}},
+        )
+        return [
+            Partition(
+                self,
+                part["job_mode"],
+                Nodes(idle_nodes(itertools.islice(numbers, part["num_nodes"]), self.settings)),
+                {**request.filter_tags, **part["filter_tags"]},
+                request.wf_filter,
+            )
+            for part in parts
+        ]
 
     # -- the loop -----------------------------------------------------------------------------------------
 
@@ -125,7 +114,9 @@ class Pilot:
                 self.stop("its wall time is over")
             if self.commit_due(now):
                 self.commit()
-            self.feed()
+            if not self.stopping:
+                for partition in self.partitions:
+                    partition.feed()
             if self.stopping and not self.jobs and not self.uncommitted:
                 return self.stopping
             if self.jobs or self.starts:
@@ -173,9 +164,10 @@ class Pilot:
             self.starts[started[0]] = started[1]
         for job_id, code, began, runtime, *outcome in ends:
             channel.jobs.pop(job_id, None)
-            self.mean_s = runtime if not self.mean_s else 0.8 * self.mean_s + 0.2 * runtime
             if job_id in self.jobs:
-                self.endings.ended(self.jobs[job_id], code, began, runtime, outcome[0] if outcome else None)
+                job = self.jobs[job_id]
+                job.line.ran(runtime)
+                self.endings.ended(job, code, began, runtime, outcome[0] if outcome else None)
         for job_id in reversed(returned):
             channel.jobs.pop(job_id, None)
             self.take_back(job_id)
@@ -193,7 +185,7 @@ class Pilot:
         if job.killing or self.stopping:
             self.let_go(job_id)
         else:
-            self.backlog.appendleft(job_id)
+            job.line.backlog.appendleft(job)
 
     def let_go(self, job_id: int) -> None:
         self.jobs.pop(job_id).is_over()
@@ -206,7 +198,7 @@ class Pilot:
         code, journal = channel.bury()
         if channel is slot.worker and not (channel.ready or channel.killed or self.stopping):
             why = f"its Python does not start (exit code {code}; log/qlaunch{self.allocation_id}.log says more)"
-            self.broken[slot.worker_key] = time.monotonic() + BROKEN_S, why
+            self.handing.broken[slot.worker_key[:3]] = time.monotonic() + BROKEN_S, why
         self.endings.settle(slot, channel, code, journal)
         if channel is slot.spawner:
             if not self.stopping:
@@ -226,38 +218,43 @@ class Pilot:
     def uncommitted(self) -> bool:
         return bool(self.ends or self.starts or self.released)
 
+    @property
+    def more(self) -> bool:
+        """Whether the store may have jobs that can run here."""
+        return any(line.more for partition in self.partitions for line in partition.lines.values())
+
     def something_to_commit(self) -> bool:
-        running_low = self.more and not self.stopping and len(self.backlog) <= self.stock() // 2
-        return self.uncommitted or self.news or running_low
+        return self.uncommitted or self.news or (not self.stopping and any(p.wishes() for p in self.partitions))
 
     def commit_due(self, now: float) -> bool:
         """In groups while much is going on, at once when it is not."""
         if not self.something_to_commit():
             return False
-        quiet = not self.backlog and len(self.jobs) <= len(self.slots)
-        hungry = self.more and not self.backlog and any(not slot.handed for slot in self.slots)
+        waiting = any(line.backlog for partition in self.partitions for line in partition.lines.values())
+        quiet = not waiting and len(self.jobs) <= len(self.slots)
+        hungry = any(partition.hungry for partition in self.partitions)
         return quiet or hungry or now - self.last_commit >= GROUP_S
 
     def commit(self) -> None:
         """Write down what happened and fetch what is next, in one transaction."""
         self.last_commit = time.monotonic()
         self.look_around()
-        want = 0
-        if self.more and not self.stopping and len(self.backlog) <= self.stock() // 2 and self.slots:
-            want = self.stock() - len(self.backlog)
-            if not work.any_ready(self.store.con):
-                want, self.more = 0, False
-        if not (self.uncommitted or want):
+        wishes = [] if self.stopping else [wish for partition in self.partitions for wish in partition.wishes()]
+        if not (self.uncommitted or wishes):
             return
         starts, ends, released = self.starts, self.ends, self.released
         running = [(job_id, self.jobs[job_id].state, when) for job_id, when in starts.items() if job_id in self.jobs]
+        session = self.session.id
         try:
             with self.store.transaction() as con:
-                work.require_open(con, self.session.id)
-                work.commit_starts(con, self.session.id, running)
-                work.commit_ends(con, self.session.id, ends)
-                work.release(con, self.session.id, released)
-                taken = work.check_out(con, self.session.id, self.allocation_id, self.eligible(), want) if want else []
+                work.require_open(con, session)
+                work.commit_starts(con, session, running)
+                work.commit_ends(con, session, ends)
+                work.release(con, session, released)
+                taken = [
+                    (line, want, work.check_out(con, session, self.allocation_id, line.shape_id, line.specs, want))
+                    for line, want in wishes
+                ]
         except (StoreBusy, OSError) as error:
             log.warning("the store could not be written, trying again: %s", error)
             time.sleep(GROUP_S)
@@ -265,11 +262,11 @@ class Pilot:
         self.starts, self.ends, self.released = {}, [], []
         for job_id, _, _ in running:
             self.jobs[job_id].state = "RUNNING"
-        for each in taken:
-            self.jobs[each.id] = Job(each)
-            self.backlog.append(each.id)
-        if want:
-            self.more = len(taken) == want
+        for line, want, works in taken:
+            line.more = len(works) == want
+            for each in works:
+                job = self.jobs[each.id] = Job(each, line)
+                line.backlog.append(job)
         self.folded = False
         if running or ends or released:
             self.bell.ring(but=self.ear)
@@ -278,88 +275,30 @@ class Pilot:
         """News of the store that concern this launcher: kills, its revocation, new kinds of jobs."""
         if not self.news:
             return
-        self.news, self.more = False, True
-        self.current_apps.clear()
-        if records.allocation(self.store.con, self.allocation_id).state == "pending_deletion":
+        self.news = False
+        con = self.store.con
+        if records.allocation(con, self.allocation_id).state == "pending_deletion":
             self.stop("revoked")
-        for job_id, wait in work.kills(self.store.con, self.session.id):
+        for job_id, wait in work.kills(con, self.session.id):
             if job_id in self.jobs:
                 self.endings.kill(self.jobs[job_id], None if wait < 0 else wait)
-        for spec_id, tags in work.specs(self.store.con, max(self.tags, default=0)):
+        for shape_id, asked in work.shapes(con, self.shapes_seen):
+            self.shapes_seen = shape_id
+            for partition in self.partitions:
+                partition.learn_shape(shape_id, asked)
+        for spec_id, shape_id, tags in work.specs(con, max(self.tags, default=0)):
             self.tags[spec_id] = tags
-            if self.filter_tags.items() <= tags.items():
-                self.spec_ids.append(spec_id)
-
-    def eligible(self) -> list[int] | None:
-        return self.spec_ids if self.filter_tags else None
-
-    def stock(self) -> int:
-        """How many jobs to hold in all that have not been handed to a slot."""
-        each = STOCK_S / self.mean_s if self.mean_s else 1.0
-        return len(self.slots) * int(min(512.0, max(1.0, each)))
-
-    # -- feeding ------------------------------------------------------------------------------------------
-
-    def feed(self) -> None:
-        """Hand the backlog to slots, as much to each as it can do in a moment."""
-        if not self.backlog or self.stopping:
-            return
-        depth = int(min(128.0, max(1.0, AHEAD_S / self.mean_s))) if self.mean_s else 1
-        for slot in sorted(self.slots, key=lambda s: len(s.spawner.jobs)):
-            have = slot.handed
-            batches: dict[int, tuple[Channel, list[tuple]]] = {}  # type: ignore[type-arg]
-            if have <= depth // 2 and not slot.slow:
-                while have < depth and self.backlog and self.hand_over(slot, batches):
-                    have += 1
-            for channel, tasks in batches.values():
-                channel.send(("run", tasks))
-
-    def hand_over(self, slot: Slot, batches: dict[int, tuple[Channel, list[tuple]]]) -> bool:  # type: ignore[type-arg]
-        """Give the first job of the backlog to the slot; False if it cannot take it now."""
-        job = self.jobs[self.backlog[0]]
-        each = job.work
-        directory = self.data + each.workdir
-        try:
-            job.app = app = self.app(each.app_id)
-            python = app.record.kind == "python"
-            if python and self.broken.get(app.worker_key, (0.0, ""))[0] > time.monotonic():
-                raise RuntimeError(self.broken[app.worker_key][1])
-            channel = slot.worker_for(app) if python else slot.spawner
-            if channel is not None and channel.outlet not in self.channels:
-                self.listen_to(slot, channel)
-            if channel is None or not channel.ready or slot.handed > len(channel.jobs):
-                return False
-            if python and channel.extracting:
-                return False  # another slot may be free
-            if python:
-                info = {"tags": self.tags[each.spec_id], "data": json.loads(each.data) if each.data else {}}
-                task = self.preparer.call(app, each.id, each.attempt, directory, each.parameters, info)
-            else:
-                task = self.preparer.command(app, each.id, each.attempt, directory, each.parameters)
-            slot.tell(channel, app)
-        except Exception as error:  # whatever is wrong with this task or its app is the end of this task alone
-            self.backlog.popleft()
-            self.endings.failed(job, f"This task could not be prepared: {error}")
-            return True
-        self.backlog.popleft()
-        batches.setdefault(channel.outlet, (channel, []))[1].append(task)
-        channel.jobs[each.id] = None
-        job.slot, job.channel = slot, channel
-        return True
-
-    def app(self, app_id: int) -> App:
-        """The app as it is now: a job started after an app was registered anew runs the new one."""
-        if app_id not in self.current_apps:
-            self.current_apps.add(app_id)
-            changes = records.app_changes(self.store.con, app_id)
-            if app_id not in self.apps or self.apps[app_id][0] != changes:
-                self.apps[app_id] = changes, self.preparer.app(records.apps(self.store.con, app_id)[0])
-        return self.apps[app_id][1]
+            for partition in self.partitions:
+                partition.learn_spec(spec_id, shape_id, tags)
+        self.handing.current.clear()
+        ready = work.ready_shapes(con)
+        for partition in self.partitions:
+            partition.look(con, ready, self.deadline - time.monotonic())
 
     # -- beginning and end --------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Settle what dead launchers left; slots whose old process still finishes a task are not used yet."""
+        """Settle what dead launchers left; what their last tasks still run on is not used yet."""
         try:
             orphans = self.recovery.sweep(
                 self.allocation_id, stopping=bool(self.stopping), grace_s=self.settings.grace_period_s
@@ -367,10 +306,21 @@ class Pilot:
         except StoreBusy as error:
             log.warning("%s", error)  # the next tick tries again
             return
-        while not self.stopping and len(self.slots) < max(0, self.slots_wanted - orphans):
-            slot = Slot(len(self.slots), self.session, self.environment, self.settings.split_stderr)
-            self.slots.append(slot)
-            self.listen_to(slot, slot.spawner)
+        places = orphan_places(self.site, self.store, self.allocation_id) if orphans or self.lent else {}
+        for journal in self.lent.keys() - places.keys():
+            for partition in self.partitions:
+                partition.nodes.release(self.lent[journal])
+            del self.lent[journal]
+        for journal in places.keys() - self.lent.keys():
+            self.lent[journal] = places[journal]
+            for partition in self.partitions:
+                partition.nodes.take(places[journal])
+
+    def new_slot(self, node: int, job_mode: str) -> Slot:
+        slot = Slot(len(self.slots), node, self.session, self.environment, self.settings.split_stderr)
+        self.slots.append(slot)
+        self.listen_to(slot, slot.spawner)
+        return slot
 
     def stop(self, reason: str) -> None:
         """Take nothing more, end what runs (SIGTERM, after the grace period SIGKILL), give the rest back."""
@@ -378,9 +328,9 @@ class Pilot:
             return
         self.stopping = reason
         log.info("stopping: %s; %d tasks are held", reason, len(self.jobs))
-        for job_id in self.backlog:
-            self.let_go(job_id)
-        self.backlog.clear()
+        for partition in self.partitions:
+            for job in partition.drop_backlog():
+                self.let_go(job.work.id)
         self.endings.end_all(self.settings.grace_period_s)
         self.recovery.sweep(self.allocation_id, stopping=True, grace_s=self.settings.grace_period_s)
 

@@ -96,12 +96,14 @@ class Preparer:
             return app.fixed
         return app.fixed + [(name, "", render_text(text, values).encode()) for name, text in app.texts]
 
-    def command(self, app: App, job: int, attempt: int, directory: str, parameters: str | bytes) -> tuple[Any, ...]:
-        """A spawner's task."""
+    def command(
+        self, app: App, number: int, job: int, attempt: int, directory: str, parameters: str | bytes
+    ) -> tuple[Any, ...]:
+        """A spawner's task; `number` names the environment there."""
         values = decode(parameters)
         argv = [os.fsencode(word) for word in self.argv(app, values)]
         argv[0] = self._program(argv[0], app.environment.get("PATH", os.defpath))
-        return job, attempt, directory, argv, app.number, self.files(app, values), attempt > 1
+        return job, attempt, directory, argv, number, self.files(app, values), attempt > 1
 
     def _program(self, name: bytes, path: str) -> bytes:
         """Where the program is; a name that is not found stays, and the shell will say so in the task's log."""
@@ -113,8 +115,15 @@ class Preparer:
         return self._programs[key]
 
     def call(
-        self, app: App, job: int, attempt: int, directory: str, parameters: str | bytes, info: Mapping[str, Any]
+        self,
+        app: App,
+        number: int,
+        job: int,
+        attempt: int,
+        directory: str,
+        parameters: str | bytes,
+        info: Mapping[str, Any],
     ) -> tuple[Any, ...]:
-        """A worker's task."""
+        """A worker's task; `number` names the app there."""
         values = decode(parameters) if app.texts else {}
-        return job, attempt, directory, app.number, parameters, encode(dict(info)), attempt > 1, self.files(app, values)
+        return job, attempt, directory, number, parameters, encode(dict(info)), attempt > 1, self.files(app, values)

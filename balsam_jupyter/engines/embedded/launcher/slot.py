@@ -8,13 +8,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....shelltext import shell
 from ..journal import Journal, journal_path, read
 from ..sessions import Session
+from .placement import Place, environment, place_file
 from .prepare import App
+
+if TYPE_CHECKING:
+    from .lines import Line
 
 _HERE = Path(__file__).parent
 _PIPE = 1 << 16  # what a pipe holds; a larger buffer costs more to allocate than it saves
@@ -36,7 +41,8 @@ class Channel:
         self.unsent = bytearray()
         self.received = bytearray()
         self.jobs: dict[int, None] = {}  # handed over and not reported back, in order
-        self.known: set[int] = set()  # app numbers the process was told of
+        self.known: dict[Any, int] = {}  # apps (and environments) the process was told of: their numbers there
+        self.cores: tuple[int, ...] = ()  # its tasks are bound to
         self.extracting: set[int] = set()  # jobs whose outputs it reads
         self.ready = False  # it holds its journal's lock; nothing is handed over before
         self.slow = False  # its task takes long: it gave back what waited behind it
@@ -91,14 +97,20 @@ class Channel:
 
 
 class Slot:
-    """One core's worth of running."""
+    """Runs one task at a time, on the place it has."""
 
-    def __init__(self, number: int, session: Session, environment: Mapping[str, str], split_stderr: bool) -> None:
+    def __init__(
+        self, number: int, node: int, session: Session, environment: Mapping[str, str], split_stderr: bool
+    ) -> None:
         self.number = number
+        self.node = node
         self.folder = session.folder
         self.environment = {**environment, "BALSAM_SESSION": session.mark, "BALSAM_SLOT": str(number)}
         self.split = "1" if split_stderr else "0"
         self.made = 0
+        self.line: Line | None = None
+        self.place = Place((), (), (), Fraction(0))
+        self.resources: dict[str, str] = {}  # the place, as a task's environment says it
         self.spawner = self.start_spawner()
         self.worker: Channel | None = None
         self.worker_key: tuple[Any, ...] = ()
@@ -117,6 +129,20 @@ class Slot:
         """Jobs handed over and not reported back."""
         return sum(len(channel.jobs) for channel in self.channels)
 
+    def occupy(self, line: Line, place: Place) -> None:
+        """Run this line's jobs on this place from now on."""
+        self.line = line
+        self.resources = environment(line.asked.threads_per_rank, place)
+        if place != self.place:
+            self.place = place
+            place_file(self.folder, self.number).write_text(place.to_json())
+
+    def bind(self, channel: Channel) -> None:
+        """Have the tasks of this process use the cores of the place only."""
+        if channel.cores != self.place.cores and min(self.place.cores, default=-1) >= 0:
+            channel.cores = self.place.cores
+            channel.send(("cores", list(channel.cores)))
+
     def _journal(self, kind: str) -> Path:
         self.made += 1
         return journal_path(self.folder, self.number, self.made, kind)
@@ -129,7 +155,7 @@ class Slot:
 
     def worker_for(self, app: App, any_python: bool = False) -> Channel | None:
         """The warm process for this app, started if need be; None while the slot's worker is busy with another kind."""
-        key = () if any_python else app.worker_key
+        key = () if any_python else (*app.worker_key, *sorted(self.resources.items()))
         if self.worker is not None and (any_python or self.worker_key == key):
             return self.worker
         if self.worker is not None:
@@ -143,7 +169,7 @@ class Slot:
             argv = [shell(), "-c", "\n".join([*app.record.preamble, 'exec "$0" "$@"']), *argv]
         env = {**app.environment, **self.environment, "BALSAM_WORKER": journal.name}
         if not any_python:
-            env.update(app.record.environment_variables)
+            env.update({**self.resources, **app.record.environment_variables})
         self.worker, self.worker_key = Channel("worker", argv, env, journal), key
         return self.worker
 
@@ -156,14 +182,18 @@ class Slot:
         self.worker = None
         self.retired.append(channel)
 
-    def tell(self, channel: Channel, app: App) -> None:
-        """Make an app known to the process, once."""
-        if app.number in channel.known:
-            return
-        channel.known.add(app.number)
-        if channel.kind == "spawner":
-            env = {**app.environment, **self.environment, **app.record.environment_variables}
-            channel.send(("env", app.number, {os.fsencode(k): os.fsencode(v) for k, v in env.items()}))
-        else:
-            record = app.record
-            channel.send(("app", app.number, (record.name, record.payload, record.sys_path, record.outputs)))
+    def tell(self, channel: Channel, app: App) -> int:
+        """Make an app (for a spawner: its environment on this place) known to the process, once; its number there."""
+        if channel.kind == "worker":
+            if app.number not in channel.known:
+                channel.known[app.number] = app.number
+                record = app.record
+                channel.send(("app", app.number, (record.name, record.payload, record.sys_path, record.outputs)))
+            return app.number
+        key = app.number, *self.resources.values()
+        if key not in channel.known:
+            channel.known[key] = len(channel.known)
+            variables = {**app.environment, **self.environment, **self.resources, **app.record.environment_variables}
+            told = {os.fsencode(name): os.fsencode(value) for name, value in variables.items()}
+            channel.send(("env", channel.known[key], told))
+        return channel.known[key]

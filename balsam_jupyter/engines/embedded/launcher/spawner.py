@@ -3,7 +3,7 @@
 Started by path with ``python -I -S``; imports little, so that the process is small and starts quickly.
 Frames on stdin and stdout are a 4-byte length and a marshalled value.
 
-In:  ("env", number, {bytes: bytes}), ("run", [task, …]), ("drop", job id)
+In:  ("env", number, {bytes: bytes}), ("cores", [id, …]), ("run", [task, …]), ("drop", job id)
      task = (job id, attempt, directory, argv, env number, files, keep_log), files = [(name, source, bytes)]
 Out: (started, ends, returned)
      started = (job id, start time) of a task that has been running for a while, or None
@@ -108,6 +108,8 @@ class Spawner:
                 self.queue.extend(message[1])
             elif kind == "env":
                 self.environments[message[1]] = message[2]
+            elif kind == "cores":
+                os.sched_setaffinity(0, message[1])  # what it spawns inherits it
             elif kind == "drop":
                 self.give_back([task for task in self.queue if task[0] == message[1]])
 

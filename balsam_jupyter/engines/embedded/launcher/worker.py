@@ -2,7 +2,8 @@
 
 Started by path with the app's own Python. Frames as in `spawner.py`:
 
-In:  ("app", key, record), ("run", [task, …]), ("drop", job id), ("extract", job id, directory, app key)
+In:  ("app", key, record), ("cores", [id, …]), ("run", [task, …]), ("drop", job id),
+     ("extract", job id, directory, app key)
      record = (name, payload, sys_path, output specs)
      task = (job id, attempt, directory, app key, parameters, info, keep_log, files)
 Out: (started, ends, returned, extracted)
@@ -151,6 +152,8 @@ class Worker:
                     elif message[0] == "app":
                         self.records[message[1]] = message[2]
                         self.apps.pop(message[1], None)
+                    elif message[0] == "cores":
+                        os.sched_setaffinity(os.getpid(), message[1])  # the main thread, which runs the tasks
                     elif message[0] == "extract":
                         self.queue.append(message)
                     elif message[0] == "drop":

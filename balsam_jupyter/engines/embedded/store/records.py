@@ -93,7 +93,7 @@ def add_allocation(con: sqlite3.Connection, request: AllocationRequest) -> int:
     return int(cursor.lastrowid or 0)
 
 
-_ALLOCATION = "id, request, state, scheduler_id, start_time, end_time, started, boot_id, status_info"
+_ALLOCATION = "id, request, state, scheduler_id, start_time, end_time, started, boot_id, status_info, nodes"
 
 
 def allocations(con: sqlite3.Connection, allocation_id: int | None = None, unended: bool = False) -> list[Allocation]:
@@ -112,14 +112,15 @@ def allocation(con: sqlite3.Connection, allocation_id: int) -> Allocation:
 
 
 def _allocation(row: tuple[Any, ...]) -> Allocation:
-    id_, request, state, scheduler_id, start, end, started, boot, info = row
+    id_, request, state, scheduler_id, start, end, started, boot, info, nodes = row
     plain = json.loads(request)
     plain["partitions"] = tuple(plain["partitions"])
     asked = AllocationRequest(**plain)
     remaining = None
     if state == "running" and started is not None:
         remaining = max(0.0, asked.wall_time_min * 60 - (time.monotonic() - started)) if boot == boot_id() else 0.0
-    return Allocation(id_, asked, state, scheduler_id, start, end, remaining, json.loads(info))
+    numbers = tuple(json.loads(nodes))
+    return Allocation(id_, asked, state, scheduler_id, start, end, remaining, json.loads(info), numbers)
 
 
 def boot_id() -> str:
@@ -136,14 +137,14 @@ def claim_next(con: sqlite3.Connection, nodes: int) -> int | None:
     waiting = con.execute("SELECT id, num_nodes FROM batch_job WHERE state = 'queued' ORDER BY id LIMIT 1").fetchone()
     if waiting is None:
         return None
-    used = con.execute(
-        "SELECT coalesce(sum(num_nodes), 0) FROM batch_job WHERE state IN ('running', 'pending_deletion')"
-    ).fetchone()[0]
-    if used + waiting[1] > nodes:
+    held = con.execute("SELECT nodes FROM batch_job WHERE state IN ('running', 'pending_deletion')").fetchall()
+    busy = {number for row in held for number in json.loads(row[0])}
+    idle = [number for number in range(nodes) if number not in busy]
+    if len(idle) < waiting[1]:
         return None
     con.execute(
-        "UPDATE batch_job SET state = 'running', start_time = ?, started = ?, boot_id = ? WHERE id = ?",
-        (time.time(), time.monotonic(), boot_id(), waiting[0]),
+        "UPDATE batch_job SET state = 'running', start_time = ?, started = ?, boot_id = ?, nodes = ? WHERE id = ?",
+        (time.time(), time.monotonic(), boot_id(), json.dumps(idle[: waiting[1]]), waiting[0]),
     )
     return int(waiting[0])
 

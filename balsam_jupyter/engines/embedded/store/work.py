@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import sqlite3
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from ....models import Resources
 from .jobs import row_workdir
 from .schema import READY
 
@@ -83,28 +85,75 @@ def require_open(con: sqlite3.Connection, session: int) -> None:
         raise Fenced(session)
 
 
-def specs(con: sqlite3.Connection, after: int) -> list[tuple[int, dict[str, str]]]:
-    """Ids and tags of the specs stored since `after`, for choosing which this launcher takes."""
-    rows = con.execute("SELECT id, tags FROM spec WHERE id > ? ORDER BY id", (after,)).fetchall()
-    return [(spec_id, json.loads(tags)) for spec_id, tags in rows]
+def shapes(con: sqlite3.Connection, after: int) -> list[tuple[int, Resources]]:
+    """Ids and resources of the shapes stored since `after`."""
+    rows = con.execute("SELECT id, resources FROM shape WHERE id > ? ORDER BY id", (after,)).fetchall()
+    return [(shape_id, Resources(**json.loads(resources))) for shape_id, resources in rows]
 
 
-def any_ready(con: sqlite3.Connection) -> bool:
-    return con.execute(f"SELECT 1 FROM job INDEXED BY job_ready WHERE {READY} LIMIT 1").fetchone() is not None
+def specs(con: sqlite3.Connection, after: int) -> list[tuple[int, int, dict[str, str]]]:
+    """Ids, shapes and tags of the specs stored since `after`, for choosing which a launcher takes."""
+    rows = con.execute("SELECT id, shape_id, tags FROM spec WHERE id > ? ORDER BY id", (after,)).fetchall()
+    return [(spec_id, shape_id, json.loads(tags)) for spec_id, shape_id, tags in rows]
+
+
+def ready_shapes(con: sqlite3.Connection) -> list[int]:
+    """Shapes that have runnable jobs; reads one index entry for each, however many jobs there are."""
+    return [row[0] for row in con.execute(_DISTINCT.format(index="job_ready", column="shape_id"))]
+
+
+def ready_specs(con: sqlite3.Connection) -> list[int]:
+    """Specs that have runnable jobs; reads one index entry for each."""
+    return [row[0] for row in con.execute(_DISTINCT.format(index="job_ready_spec", column="spec_id"))]
+
+
+_DISTINCT = f"""WITH RECURSIVE found(x) AS (
+    SELECT min({{column}}) FROM job INDEXED BY {{index}} WHERE {READY}
+    UNION ALL
+    SELECT (SELECT min({{column}}) FROM job INDEXED BY {{index}} WHERE {READY} AND {{column}} > x)
+    FROM found WHERE x IS NOT NULL)
+SELECT x FROM found WHERE x IS NOT NULL"""
 
 
 def check_out(
-    con: sqlite3.Connection, session: int, batch_job_id: int, spec_ids: list[int] | None, limit: int
+    con: sqlite3.Connection, session: int, batch_job_id: int, shape_id: int, spec_ids: list[int] | None, limit: int
 ) -> list[Work]:
-    """Take up to `limit` runnable jobs of those specs (None: any), first submitted first."""
-    chosen = "" if spec_ids is None else "AND spec_id IN (SELECT value FROM json_each(?3))"
+    """Take up to `limit` runnable jobs of a shape (and of those specs; None: any), first submitted first."""
+    if spec_ids is None:
+        which = f"SELECT id FROM job INDEXED BY job_ready WHERE {READY} AND shape_id = ?3 ORDER BY id LIMIT ?4"
+        given: tuple[Any, ...] = (session, batch_job_id, shape_id, limit)
+    else:
+        which = "SELECT value FROM json_each(?3)"
+        given = session, batch_job_id, json.dumps(_first(con, spec_ids, limit))
     rows = con.execute(
-        f"""UPDATE job SET session_id = ?1, batch_job_id = ?2, attempts = attempts + 1 WHERE id IN (
-                SELECT id FROM job INDEXED BY job_ready WHERE {READY} {chosen} ORDER BY id LIMIT ?4)
+        f"""UPDATE job SET session_id = ?1, batch_job_id = ?2, attempts = attempts + 1 WHERE id IN ({which})
             RETURNING id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data""",
-        (session, batch_job_id, json.dumps(spec_ids), limit),
+        given,
     ).fetchall()
     return _work(con, rows)
+
+
+def _first(con: sqlite3.Connection, spec_ids: list[int], limit: int) -> list[int]:
+    """The first `limit` runnable jobs of several specs: what each has is merged, a run of neighbours at a time."""
+    ready = f"FROM job INDEXED BY job_ready_spec WHERE {READY} AND spec_id = ?"
+
+    def next_of(spec: int, after: int) -> list[tuple[int, int]]:
+        found = con.execute(f"SELECT min(id) {ready} AND id > ?", (spec, after)).fetchone()[0]
+        return [] if found is None else [(found, spec)]
+
+    heads = [head for spec in spec_ids for head in next_of(spec, 0)]
+    heapq.heapify(heads)
+    chosen: list[int] = []
+    while heads and len(chosen) < limit:
+        first, spec = heapq.heappop(heads)
+        bound = heads[0][0] if heads else 1 << 62
+        rows = con.execute(
+            f"SELECT id {ready} AND id >= ? AND id < ? ORDER BY id LIMIT ?", (spec, first, bound, limit - len(chosen))
+        )
+        chosen += [row[0] for row in rows]
+        for head in next_of(spec, chosen[-1]):
+            heapq.heappush(heads, head)
+    return chosen
 
 
 def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None]]:
