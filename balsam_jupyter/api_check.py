@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from .errors import BadInput, Unsupported, listing, nearest
+from .errors import BadInput, listing, nearest
 from .models import AllocationRequest, Resources, SiteRecord
 
 JOB_MODES = ("mpi", "serial")
-_LATER = "this version runs jobs of one process on one node"
 
 
 def positive_int(name: str, value: object) -> int:
@@ -65,7 +64,6 @@ def workdir_below(workdir: object, top: str = "") -> str:
 
 
 def resources(
-    site: SiteRecord,
     num_nodes: object = 1,
     ranks_per_node: object = 1,
     threads_per_rank: object = 1,
@@ -75,27 +73,18 @@ def resources(
     wall_time_min: float = 0,
     launch_params: Mapping[str, str] | None = None,
 ) -> Resources:
-    """Resources of a job, checked against the site and against what this version can do."""
-    nodes = positive_int("num_nodes", num_nodes)
-    if nodes > site.nodes:
-        raise BadInput(f"num_nodes={nodes} is more than site {site.name!r} has ({_nodes(site.nodes)}).")
-    ranks = positive_int("ranks_per_node", ranks_per_node)
-    minutes = positive("wall_time_min", wall_time_min) if wall_time_min else 0
-    if nodes > 1:
-        raise Unsupported(f"num_nodes={nodes}: {_LATER}; leave num_nodes out or use 1.")
-    if ranks > 1:
-        raise Unsupported(f"{ranks} processes: {_LATER}; leave num_procs and procs_per_node out or use 1.")
-    if gpus_per_rank:
-        raise Unsupported(f"gpus_per_rank={gpus_per_rank}: this version hands out no GPUs; leave it out.")
-    if node_packing_count is not None:
-        raise Unsupported(
-            "A limit of tasks per node (max_tasks_per_node, node_packing_count) comes later: this version runs "
-            f"as many tasks at once as the node has cores ({site.cores_per_node} at {site.name!r}); leave it out."
-        )
+    """Resources of a job, each a number that can be one. What fits at the site is the engine's to say."""
+    gpus = positive("gpus_per_rank", gpus_per_rank) if gpus_per_rank else 0
     return Resources(
+        num_nodes=positive_int("num_nodes", num_nodes),
+        ranks_per_node=positive_int("ranks_per_node", ranks_per_node),
         threads_per_rank=positive_int("threads_per_rank", threads_per_rank),
         threads_per_core=positive_int("threads_per_core", threads_per_core),
-        wall_time_min=math.ceil(minutes),
+        gpus_per_rank=gpus,
+        node_packing_count=(
+            None if node_packing_count is None else positive_int("node_packing_count", node_packing_count)
+        ),
+        wall_time_min=math.ceil(positive("wall_time_min", wall_time_min)) if wall_time_min else 0,
         launch_params=text_map("launch_params", launch_params),
     )
 

@@ -214,7 +214,7 @@ class Job(Model):
         return edits
 
     def _resources(self) -> Resources:
-        return resources(self._site.engine.site, **{name: getattr(self, name) for name in RESOURCE_FIELDS})
+        return resources(**{name: getattr(self, name) for name in RESOURCE_FIELDS})
 
     def _checked_parameters(self) -> dict[str, Any]:
         from .apps import check_parameters

@@ -342,7 +342,6 @@ class BalsamExecutor:
                 "This engine moves no files between sites; leave transfers out and give the app `inputs`."
             )
         return resources(
-            self.site.engine.site,
             nodes,
             each,
             gpus_per_rank=gpus_per_rank,

@@ -57,11 +57,12 @@ def refused(error: type[Exception], match: str) -> Any:
         ({"num_procs": 3, "num_nodes": 2}, BadInput, "contradict"),
         ({"num_procs": 3, "num_nodes": 1, "procs_per_node": 2}, BadInput, "num_procs=3, num_nodes=1.*contradict"),
         ({"num_procs": 5, "procs_per_node": 2}, BadInput, "contradict"),
-        ({"num_nodes": 2}, BadInput, r"num_nodes=2 is more than site 'here' has \(1 node\)"),
-        ({"num_procs": 4}, Unsupported, "4 processes: this version runs jobs of one process"),
-        ({"num_procs": np.int64(2), "procs_per_node": 2}, Unsupported, "one process"),
-        ({"gpus_per_rank": 1}, Unsupported, "GPUs"),
-        ({"max_tasks_per_node": 1}, Unsupported, "leave it out"),
+        ({"num_nodes": 2}, BadInput, "2 nodes are too many: the site 'here' has 1"),
+        ({"num_procs": 400}, BadInput, r"400 ranks are too many: a node of 'here' has \d+ cores"),
+        ({"num_procs": np.int64(200), "procs_per_node": 200}, BadInput, "200 ranks are too many"),
+        ({"gpus_per_rank": 99}, BadInput, r"99 GPUs on a node are too many: a node of 'here' has \d+"),
+        ({"gpus_per_rank": -1}, BadInput, "gpus_per_rank must be a number above 0"),
+        ({"max_tasks_per_node": 0}, BadInput, "node_packing_count must be a whole number of at least 1"),
         ({"machinefile": "hosts"}, Unsupported, "machinefile"),
         ({"transfers": {"f": "x:/y"}}, Unsupported, "inputs"),
         ({"tags": ["a"]}, BadInput, "tags must be a mapping"),
@@ -104,7 +105,7 @@ def test_what_is_right_at_the_edge(exctr: BalsamExecutor) -> None:
         ({"filter_tags": "a"}, BadInput, "filter_tags must be a mapping"),
         ({"partitions": [{"num_nodes": 2}]}, BadInput, "together"),
         ({"partitions": [{"nodes": 1}]}, BadInput, "A partition is a mapping"),
-        ({"partitions": [{"num_nodes": 1}]}, Unsupported, "partition.*filter_tags"),
+        ({"partitions": [{"num_nodes": 1, "job_mode": "mp"}]}, BadInput, "Did you mean 'mpi'"),
     ],
 )
 def test_an_allocation_that_cannot_be(
@@ -193,8 +194,8 @@ def test_sweeps_that_cannot_be(exctr: BalsamExecutor, sweep: Any, match: str) ->
 
 
 def test_a_sweep_with_resources_that_cannot_be(exctr: BalsamExecutor) -> None:
-    with refused(Unsupported, "one process"):
-        exctr.submit_sweep("Melt", {"temperature": [1]}, num_procs=2)
+    with refused(BadInput, "900 ranks are too many"):
+        exctr.submit_sweep("Melt", {"temperature": [1]}, num_procs=900)
     with refused(NotFound, "Did you mean 'Melt'"):
         exctr.submit_sweep("melt", {"temperature": [1]})
     assert exctr.ensembles() == []

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...errors import BadInput, NotFound, Unsupported, listing, nearest
+from ...errors import BadInput, NotFound, listing, nearest
 from ...models import (
     Allocation,
     AllocationRequest,
@@ -27,6 +27,7 @@ from ...models import (
 from ...outputs import regular
 from . import scheduler, site
 from .doorbell import Bell, Listener, runtime_folder
+from .launcher.placement import need
 from .launcher.prepare import Preparer, clean_environment
 from .recovery import Recovery
 from .sessions import try_lock
@@ -112,16 +113,24 @@ class EmbeddedEngine:
         return submitted
 
     def _check(self, asked: Resources) -> None:
-        site = self.site
+        """Refuse what can never fit at this site."""
         self._check_nodes(asked.num_nodes)
-        if asked.num_nodes * asked.ranks_per_node > 1:
-            raise Unsupported("This version runs jobs of one rank: use num_procs=1, and processes inside the command.")
-        if asked.threads_per_rank > site.cores_per_node:
-            limit = f"a node of {site.name!r} has {site.cores_per_node} cores"
-            raise BadInput(f"{asked.threads_per_rank} threads are too many: {limit}; ask for fewer.")
-        if asked.gpus_per_rank or asked.threads_per_rank > 1 or asked.node_packing_count is not None:
-            options = "gpus_per_rank, threads_per_rank and node_packing_count"
-            raise Unsupported(f"This version gives each job one core: leave out {options}.")
+        what, node = need(asked, self.settings), f"a node of {self.site.name!r} has"
+        if what.cores > self.site.cores_per_node:
+            ranks, threads = asked.ranks_per_node, asked.threads_per_rank
+            wants = f"{ranks} ranks × {threads} threads" if ranks > 1 < threads else f"{max(ranks, threads)} "
+            wants += "" if ranks > 1 < threads else "ranks" if ranks > 1 else "threads"
+            limit = f"{node} {self.site.cores_per_node} cores"
+            raise BadInput(f"{wants} are too many: {limit} (cores_per_node in its settings.yml); ask for fewer.")
+        if what.gpus > self.site.gpus_per_node:
+            raise BadInput(f"{what.gpus} GPUs on a node are too many: {node} {self.site.gpus_per_node}; ask for fewer.")
+        if asked.num_nodes * asked.ranks_per_node > 1 and not self.settings.mpi_launcher:
+            self.settings = site.Settings.read(self.path / "settings.yml")  # it may have been installed since
+            if not self.settings.mpi_launcher:
+                raise BadInput(
+                    "A task of several ranks needs an MPI launcher, and none of mpiexec, mpirun, srun is on the PATH: "
+                    "pip install mpich, or name it as mpi_launcher in the site's settings.yml."
+                )
 
     def _check_nodes(self, asked: int) -> None:
         if asked > self.site.nodes:
@@ -233,8 +242,6 @@ class EmbeddedEngine:
             raise BadInput(f"Unknown job mode {request.job_mode!r}: use 'mpi' or 'serial'.")
         if request.queue != "local":
             raise BadInput(f"Unknown queue {request.queue!r}: the embedded engine has one, 'local'.")
-        if request.partitions:
-            raise Unsupported("This version has no partitions: ask for several allocations, each with its filter_tags.")
         site.Settings.read(self.path / "settings.yml")  # its launcher will
         scheduler.check_template(self.path)
         with self.store.transaction() as con:
@@ -307,6 +314,7 @@ class EmbeddedEngine:
         return ""
 
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
+        self._check(job.resources)
         record = next((app for app in records.apps(self.store.con, job.app_id)), None)
         if record is None:
             raise NotFound(f"There is no app {job.app_name!r} at the site {self.site.name!r}; register it first.")
