@@ -191,7 +191,9 @@ class Spawner:
         """Until the command has ended; meanwhile pass on results, and listen."""
         told = False
         while True:
-            done, status = os.waitpid(pid, os.WNOHANG)
+            done = -1
+            while done not in (0, pid):  # others are what tasks left behind: this process inherits it
+                done, status = os.waitpid(-1, os.WNOHANG)
             if done:
                 return os.waitstatus_to_exitcode(status)
             age = time.monotonic() - clock
