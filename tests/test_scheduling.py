@@ -164,7 +164,7 @@ def test_a_wide_job_that_comes_first_gets_its_cores_although_narrow_ones_wait(
     gate.open()
     wait_until(engine, lambda: ended(engine) == 23)
     # What had been handed out before it came may run before it; the others wait.
-    assert gate.order().index(wide) < 12 and gate.order()[-1] == rest[-1]
+    assert gate.order().index(wide) < 12 and rest[-1] in gate.order()[-2:]
 
 
 @pytest.mark.parametrize("settings", ["nodes: 3\ncores_per_node: 1\n"])
