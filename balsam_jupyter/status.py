@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from .errors import listing
-from .models import TASK_STATE, TASK_STATES, Allocation, Query
+from .models import RUNNABLE, TASK_STATE, TASK_STATES, Allocation, JobRow, Query
 
 if TYPE_CHECKING:
     from .engines.base import Engine
@@ -123,6 +123,12 @@ def _why(
     if not fitting:
         wanted = listing(sorted({_tags(tags) for one in live for tags in _filters(one)}))
         return f"allocation {listing(one.id for one in live)} takes only tasks tagged {wanted}; none waits. {ASK}", True
+    sample = next(iter(engine.jobs(Query(ensemble=ensemble, states=tuple(RUNNABLE), limit=1))), None)
+    if sample is None and engine.count(Query(ensemble=ensemble, states=("AWAITING_PARENTS",))):
+        return "its tasks wait for their parents to finish.", False
+    reasons = [_cannot(sample, one) for one in fitting] if sample is not None else []
+    if reasons and all(reasons):
+        return f"{reasons[0]}. {ASK}", True
     running = [one for one in live if one.state == "running"]
     first = next((one for one in fitting if one.state == "running"), None)
     if first is None:
@@ -139,6 +145,24 @@ def _may_run(engine: Engine, ensemble: str | None, allocation: Allocation) -> bo
     return any(
         not tags or engine.count(Query(ensemble=ensemble, states=_WAITING, tags=tags)) for tags in _filters(allocation)
     )
+
+
+def _cannot(job: JobRow, allocation: Allocation) -> str:
+    """Why an allocation will never run a job, for what the job needs; "" if it may."""
+    asked, request = job.resources, allocation.request
+    parts = request.partitions or ({"num_nodes": request.num_nodes, "job_mode": request.job_mode},)
+    if allocation.remaining_s is not None and asked.wall_time_min * 60 > allocation.remaining_s:
+        left = f"allocation {allocation.id} has {_time(allocation.remaining_s)} left"
+        return f"job {job.id} is expected to take {asked.wall_time_min} min, and {left}"
+    enough = [part for part in parts if part["num_nodes"] >= asked.num_nodes]
+    if not enough:
+        return f"job {job.id} needs {asked.num_nodes} nodes at once, more than allocation {allocation.id} has"
+    ranks = asked.num_nodes * asked.ranks_per_node
+    if ranks > 1 and all(part["job_mode"] == "serial" for part in enough):
+        return (
+            f"job {job.id} has {ranks} ranks, which job mode serial of allocation {allocation.id} never takes; use mpi"
+        )
+    return ""
 
 
 def _filters(allocation: Allocation) -> list[Mapping[str, str]]:

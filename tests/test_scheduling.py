@@ -11,6 +11,7 @@ import pytest
 
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.models import AllocationRequest, JobCommon, JobSpec, Query, Resources
+from balsam_jupyter.status import explain
 from tests.engine_site import allocate, ended, finished, job, shell_app, submit, wait_until
 
 # A task that tells what it has, and then runs until the test lets it go.
@@ -221,3 +222,20 @@ def test_many_kinds_of_tags_are_taken_in_the_order_of_submission(engine: Embedde
     allocate(engine, filter_tags={"site": "x"})
     wait_until(engine, lambda: ended(engine) == 60)
     assert gate.order() == jobs
+
+
+@pytest.mark.parametrize("settings", ["nodes: 2\ncores_per_node: 2\n"])
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (Resources(num_nodes=2), "job 1 needs 2 nodes at once, more than allocation 1 has"),
+        (Resources(ranks_per_node=2), "job 1 has 2 ranks, and allocation 1 is in job mode serial; use mpi"),
+        (Resources(wall_time_min=30), "job 1 is expected to take 30 min, and allocation 1 has 10 min left"),
+    ],
+)
+def test_what_an_allocation_cannot_run_is_said(engine: EmbeddedEngine, gate: Gate, asked: Resources, why: str) -> None:
+    submit(engine, JobCommon(gate.common.app_id, resources=asked))
+    allocate(engine)
+    wait_until(engine, lambda: engine.allocations()[0].state == "running")
+    status = explain(engine)
+    assert status.stuck and status.why.startswith(why)
