@@ -159,9 +159,7 @@ def _cannot(job: JobRow, allocation: Allocation) -> str:
         return f"job {job.id} needs {asked.num_nodes} nodes at once, more than allocation {allocation.id} has"
     ranks = asked.num_nodes * asked.ranks_per_node
     if ranks > 1 and all(part["job_mode"] == "serial" for part in enough):
-        return (
-            f"job {job.id} has {ranks} ranks, which job mode serial of allocation {allocation.id} never takes; use mpi"
-        )
+        return f"job {job.id} has {ranks} ranks, and allocation {allocation.id} is in job mode serial; use mpi"
     return ""
 
 

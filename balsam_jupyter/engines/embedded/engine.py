@@ -28,7 +28,7 @@ from ...outputs import regular
 from . import scheduler, site
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
-from .launcher.prepare import Preparer, clean_environment
+from .launcher.prepare import Preparer, clean_environment, launch_words
 from .recovery import Recovery
 from .sessions import try_lock
 from .store import Store, jobs, records, work
@@ -131,6 +131,7 @@ class EmbeddedEngine:
                     "A task of several ranks needs an MPI launcher, and none of mpiexec, mpirun, srun is on the PATH: "
                     "pip install mpich, or name it as mpi_launcher in the site's settings.yml."
                 )
+        launch_words(self.settings.mpi_launcher, asked)
 
     def _check_nodes(self, asked: int) -> None:
         if asked > self.site.nodes:
@@ -322,7 +323,8 @@ class EmbeddedEngine:
             return [record.python_exe, f"{record.name}.run"], dict(record.environment_variables)
         preparer = Preparer(clean_environment())
         app = preparer.app(record)
-        _, _, _, argv, *_ = preparer.command(app, 0, job.id, 1, job.workdir, job.parameters)
+        launch = launch_words(self.settings.mpi_launcher, job.resources)
+        _, _, _, argv, *_ = preparer.command(app, 0, job.id, 1, job.workdir, job.parameters, launch)
         return [os.fsdecode(word) for word in argv], {**record.environment_variables, "BALSAM_JOB_ID": str(job.id)}
 
     def usage(self) -> Usage:

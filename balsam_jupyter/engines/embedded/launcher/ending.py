@@ -6,13 +6,14 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ....outputs import regular
 from .. import processes
 from ..journal import Journal, read
 from ..sessions import process_mark, task_mark
 from ..store.work import End
+from .ranks import Outcome, read_outcome, remove_task, task_file
 from .slot import Channel, Slot
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from .pilot import Pilot
 
 _RETIRED = 83  # a worker's exit code; see there
-Outcome = tuple[Any, str, "bytes | None", str]
-"""What a Python app came to: encoded value, error text, pickled exception, note on its outputs."""
 
 
 def log_tail(path: Path, lines: int = 10, most: int = 8192) -> str:
@@ -46,6 +45,8 @@ class Endings:
 
     def ended(self, job: Job, code: int, began: float, runtime: float, outcome: Outcome | None) -> None:
         """A task's process has ended."""
+        if outcome is None and job.app is not None and job.app.record.kind == "python":
+            outcome = self._of_ranks(job)
         value, error, exception, note = outcome or (None, "", None, "")
         end = End(
             job.work.id,
@@ -77,6 +78,13 @@ class Endings:
             self.read_outputs(job, end)
         else:
             self.tell(end)
+
+    def _of_ranks(self, job: Job) -> Outcome | None:
+        """What a Python app of several ranks came to."""
+        task = task_file(self.pilot.session.folder, job.work.id, job.work.attempt)
+        outcome = read_outcome(task)
+        remove_task(task)
+        return outcome
 
     def tell(self, end: End) -> None:
         """Leave an end to the next commit."""

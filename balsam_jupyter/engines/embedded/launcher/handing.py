@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..store import records
 from .lines import Job, Line
-from .prepare import App, Preparer
+from .prepare import App, Preparer, launch_words
+from .ranks import task_file
 from .slot import Channel, Slot
 
 if TYPE_CHECKING:
@@ -79,10 +80,20 @@ class Handing:
         each = job.work
         directory = self.pilot.data + each.workdir
         number = slot.tell(channel, app)
-        if channel.kind == "worker":
-            info = {"tags": self.pilot.tags[each.spec_id], "data": json.loads(each.data) if each.data else {}}
-            return self.preparer.call(app, number, each.id, each.attempt, directory, each.parameters, info)
-        return self.preparer.command(app, number, each.id, each.attempt, directory, each.parameters)
+        launch = self._launch(job.line)
+        if app.record.kind == "shell":
+            return self.preparer.command(app, number, each.id, each.attempt, directory, each.parameters, launch)
+        info = {"tags": self.pilot.tags[each.spec_id], "data": json.loads(each.data) if each.data else {}}
+        if launch:
+            task = task_file(self.pilot.session.folder, each.id, each.attempt)
+            return self.preparer.ranks(app, number, each, directory, info, launch, task)
+        return self.preparer.call(app, number, each.id, each.attempt, directory, each.parameters, info)
+
+    def _launch(self, line: Line) -> list[str]:
+        """The words that start the ranks of a line's jobs."""
+        if line.launch is None:
+            line.launch = launch_words(self.pilot.settings.mpi_launcher, line.asked)
+        return line.launch
 
     def app(self, app_id: int) -> App:
         """The app as it is now: a job started after an app was registered anew runs the new one."""

@@ -50,6 +50,7 @@ class Line:
         self.rank = rank  # its place in the site's order
         self.capacity = capacity  # jobs at a time when nothing else runs
         self.specs: list[int] | None = None  # those to take; None: all of the shape
+        self.launch: list[str] | None = None  # the words that start its ranks, once they are known
         self.backlog: deque[Job] = deque()
         self.slots: list[Slot] = []
         self.more = False  # the store may have more of them

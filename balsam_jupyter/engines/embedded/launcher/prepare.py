@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ....codec import decode, encode
-from ....models import AppRecord
+from ....models import AppRecord, Resources
 from ....shelltext import shell
 from ....templates import CommandTemplate, render_text
+from ..store.work import Work
+from . import ranks
+from .mpi import flavour, launch_line
 
 # What a notebook's kernel has in its environment for itself, and a task must not inherit.
 _KERNEL_ONLY = (
@@ -39,6 +44,17 @@ def clean_environment() -> dict[str, str]:
     if beside not in folders:
         env["PATH"] = os.pathsep.join([beside, *folders])
     return env
+
+
+def launch_words(mpi_launcher: str, asked: Resources) -> list[str]:
+    """What stands before a program to start its ranks; none for a single one."""
+    if asked.num_nodes * asked.ranks_per_node == 1:
+        return []
+    return launch_line(
+        flavour(mpi_launcher), mpi_launcher, nodes=asked.num_nodes, ranks_per_node=asked.ranks_per_node,
+        threads_per_rank=asked.threads_per_rank, threads_per_core=asked.threads_per_core,
+        launch_params=asked.launch_params,
+    )  # fmt: skip
 
 
 @dataclass
@@ -84,12 +100,17 @@ class Preparer:
         ]
         return App(record, self._numbers, {**self.environment, **record.environment_variables}, template, texts, fixed)
 
-    def argv(self, app: App, values: Mapping[str, Any]) -> list[str]:
-        """The exact argument list of a command."""
+    def argv(self, app: App, values: Mapping[str, Any], launch: Sequence[str] = ()) -> list[str]:
+        """The exact argument list of a command; `launch` are the words that start its ranks.
+
+        As in Balsam, they stand before the command's text: of a pipeline, the first program has ranks.
+        """
         assert app.template is not None
-        if app.record.preamble:
-            return [shell(), "-c", "\n".join([*app.record.preamble, app.template.shell_text(values)])]
-        return app.template.argv(values)
+        argv = None if app.record.preamble else app.template.argv(values)
+        if argv is not None and not (launch and app.template.needs_shell):
+            return [*launch, *argv]
+        text = " ".join([*(shlex.quote(word) for word in launch), app.template.shell_text(values)])
+        return [shell(), "-c", "\n".join([*app.record.preamble, text])]
 
     def files(self, app: App, values: Mapping[str, Any]) -> list[tuple[str, str, bytes]]:
         if not app.texts:
@@ -97,13 +118,42 @@ class Preparer:
         return app.fixed + [(name, "", render_text(text, values).encode()) for name, text in app.texts]
 
     def command(
-        self, app: App, number: int, job: int, attempt: int, directory: str, parameters: str | bytes
+        self,
+        app: App,
+        number: int,
+        job: int,
+        attempt: int,
+        directory: str,
+        parameters: str | bytes,
+        launch: Sequence[str] = (),
     ) -> tuple[Any, ...]:
         """A spawner's task; `number` names the environment there."""
         values = decode(parameters)
-        argv = [os.fsencode(word) for word in self.argv(app, values)]
+        argv = [os.fsencode(word) for word in self.argv(app, values, launch)]
         argv[0] = self._program(argv[0], app.environment.get("PATH", os.defpath))
         return job, attempt, directory, argv, number, self.files(app, values), attempt > 1
+
+    def ranks(
+        self,
+        app: App,
+        number: int,
+        work: Work,
+        directory: str,
+        info: Mapping[str, Any],
+        launch: Sequence[str],
+        task: Path,
+    ) -> tuple[Any, ...]:
+        """A spawner's task for a Python app of several ranks; writes the file that the ranks read."""
+        record = app.record
+        ranks.write_task(
+            task, (record.name, record.payload, record.sys_path, record.outputs), work.id, work.parameters,
+            encode(dict(info)),
+        )  # fmt: skip
+        argv = [*launch, record.python_exe or sys.executable, "-u", ranks.__file__, str(task)]
+        if record.preamble:
+            argv = [shell(), "-c", "\n".join([*record.preamble, 'exec "$0" "$@"']), *argv]
+        files = self.files(app, decode(work.parameters) if app.texts else {})
+        return work.id, work.attempt, directory, [os.fsencode(word) for word in argv], number, files, work.attempt > 1
 
     def _program(self, name: bytes, path: str) -> bytes:
         """Where the program is; a name that is not found stays, and the shell will say so in the task's log."""

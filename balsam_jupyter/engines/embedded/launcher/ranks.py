@@ -25,7 +25,12 @@ Record = tuple[str, "bytes | None", list[str], dict[str, "str | None"]]
 Outcome = tuple[Any, str, "bytes | None", str]
 
 
-def write_task(path: Path, record: Record, job: int, parameters: str | bytes, info: str) -> None:
+def task_file(session_folder: Path, job: int, attempt: int) -> Path:
+    """Where the task file of a run lies."""
+    return session_folder / f"task-{job}-{attempt}"
+
+
+def write_task(path: Path, record: Record, job: int, parameters: str | bytes, info: str | bytes) -> None:
     """Write what the ranks of a job read.
 
     Parameters
@@ -66,13 +71,13 @@ def rank() -> int:
     return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
 
 
-def _write(path: Path, content: object) -> None:
+def _write(path: Path, content: Any) -> None:
     fresh = Path(f"{path}.{os.getpid()}.new")
     fresh.write_bytes(marshal.dumps(content))
     fresh.replace(path)
 
 
-def _write_first(path: Path, content: object) -> None:
+def _write_first(path: Path, content: Any) -> None:
     """As `_write`, but what is there stays."""
     fresh = Path(f"{path}.{os.getpid()}.new")
     fresh.write_bytes(marshal.dumps(content))
