@@ -1,82 +1,206 @@
-"""Commands with a directory and a log each: our launcher beside `xargs`, interleaved, with the ratio.
+"""Commands with a directory and a log each: our durable launcher beside a C loop and what else runs commands.
 
-    python benchmarks/launch.py [ROUNDS] [TASKS]
+    python benchmarks/launch.py [--rounds 5] [--tasks 2000] [--quick] [--only ENGINE,…]
 
-Each round starts both on fresh directories (nothing is deleted before or between rounds: on ext4 that
-slows the next minutes down for everyone).
+Each turn writes into fresh directories, and nothing is deleted: on ext4 that slows everyone down for minutes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-import statistics
+import shutil
 import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-SLOTS = 2
+from _common import OURS, SLOTS, Missing, Racer, Run, Timer, fresh, launcher, race, site
+
 XARGS = "seq {n} | xargs -P{p} -I@ sh -c 'mkdir @; cd @; /bin/true >job.out 2>&1; echo $? >rc'"
+PARALLEL = "seq {n} | parallel --will-cite -j{p} --joblog joblog --results results /bin/true {{}}"
 
 
-def xargs(folder: Path, tasks: int) -> float:
-    folder.mkdir()
-    start = time.perf_counter()
-    subprocess.run(XARGS.format(n=tasks, p=SLOTS), shell=True, check=True, cwd=folder)
-    return tasks / (time.perf_counter() - start)
+def command(folder: str) -> int:
+    """/bin/true in a new directory, for engines that run Python; self-contained, so that each can ship it."""
+    import os
+    import subprocess
+
+    os.mkdir(folder)
+    with open(f"{folder}/job.out", "wb") as log:
+        return subprocess.run(["/bin/true"], cwd=folder, stdout=log, stderr=subprocess.STDOUT).returncode
 
 
-class Ours:
-    """A site with a warm launcher."""
+def timed(base: Path, name: str, codes: Callable[[list[str]], Iterable[int]]) -> Run:
+    """Times a function from directories (that do not exist yet) to return codes."""
 
-    def __init__(self, home: Path) -> None:
-        os.environ["BALSAM_JUPYTER_HOME"] = str(home)
-        from balsam_jupyter.engines.base import open_engine
-        from balsam_jupyter.models import AllocationRequest, AppRecord
+    def run(tasks: int) -> float:
+        folder = fresh(base, name)
+        with Timer() as timer:
+            found = list(codes([f"{folder}/{number}" for number in range(tasks)]))
+        assert found == [0] * tasks
+        return timer.seconds
 
-        site = home / "site"
-        site.mkdir(parents=True)
-        (site / "settings.yml").write_text(f"cores_per_node: {SLOTS}\n")
-        self.engine = open_engine("embedded", "bench", str(site))
-        self.app = self.engine.register(AppRecord("T", "shell", "1", {}, command_template="/bin/true"))
-        self.engine.allocate(AllocationRequest(1, 60, "serial"))
-        self.run(20)
-
-    def run(self, tasks: int) -> float:
-        from balsam_jupyter.models import JobCommon, JobSpec, Query
-
-        common = JobCommon(self.app)
-        cursor = self.engine.events("now").cursor
-        start = time.perf_counter()
-        ids = self.engine.submit(JobSpec(common, "{}", "run/T_{id}") for _ in range(tasks)).ids
-        done = 0
-        while done < tasks:
-            seen = self.engine.events(cursor, 10.0)
-            cursor = seen.cursor
-            done += sum(row.path[-1] in ("JOB_FINISHED", "FAILED") for row in seen.rows)
-        rate = tasks / (time.perf_counter() - start)
-        assert self.engine.count(Query(ids=tuple(ids))) == {"JOB_FINISHED": tasks}
-        return rate
+    return run
 
 
-def main() -> None:
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    tasks = int(sys.argv[2]) if len(sys.argv) > 2 else 2000
-    base = Path(tempfile.mkdtemp(prefix="bench-launch-", dir=os.environ.get("BENCH_DIR")))
-    ours = Ours(base / "home")
-    rates: list[tuple[float, float]] = []
-    print(f"{tasks} × /bin/true, each with its own directory and log, {SLOTS} at a time, tasks/s")
-    for number in range(rounds):
-        theirs = xargs(base / f"xargs{number}", tasks)
-        us = ours.run(tasks)
-        rates.append((theirs, us))
-        print(f"  round {number + 1}: xargs {theirs:7.0f}   balsam-jupyter {us:7.0f}   ratio {us / theirs:.2f}")
-    ours.engine.revoke(1)
-    theirs, us = (statistics.median(column) for column in zip(*rates, strict=True))
-    ratio = statistics.median(us / theirs for theirs, us in rates)
-    print(f"median: xargs {theirs:.0f}, balsam-jupyter {us:.0f}, ratio {ratio:.2f} (asked for: 3.0)")
+def shell(base: Path, name: str, line: str, left: str) -> Run:
+    """Times a shell line that runs tasks, and counts the logs it left."""
 
+    def run(tasks: int) -> float:
+        folder = fresh(base, name)
+        with Timer() as timer:
+            subprocess.run(line.format(n=tasks, p=SLOTS), shell=True, check=True, cwd=folder)
+        assert sum(1 for _ in folder.glob(left)) == tasks
+        return timer.seconds
+
+    return run
+
+
+@contextlib.contextmanager
+def ours(base: Path) -> Iterator[Run]:
+    from balsam_jupyter import ApplicationDefinition, BalsamExecutor
+
+    class Command(ApplicationDefinition):
+        command_template = "/bin/true"
+
+    executor = BalsamExecutor(site(base))
+    executor.register_app(Command)
+    turn = os.getpid()
+
+    def run(tasks: int) -> float:
+        with Timer() as timer:
+            ensemble = executor.submit_sweep("Command", [{}] * tasks, name=f"turn-{turn}-{tasks}").wait()
+        assert ensemble.counts()["FINISHED"] == tasks
+        assert sum(1 for _ in (base / "bench" / "data" / ensemble.name).rglob("job.out")) == tasks
+        return timer.seconds
+
+    with launcher(executor):
+        yield run
+
+
+@contextlib.contextmanager
+def c_loop(base: Path) -> Iterator[Run]:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise Missing("a C compiler (Debian: apt-get install gcc libc6-dev)")
+    program = base / "c_loop"
+    if not program.exists():
+        source = Path(__file__).with_name("c_loop.c")
+        subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    yield shell(base, "c_loop", f"{program} {{n}} {{p}} .", "*/job.out")
+
+
+@contextlib.contextmanager
+def xargs(base: Path) -> Iterator[Run]:
+    yield shell(base, "xargs", XARGS, "*/job.out")
+
+
+@contextlib.contextmanager
+def gnu_parallel(base: Path) -> Iterator[Run]:
+    if shutil.which("parallel") is None:
+        raise Missing("GNU parallel (Debian: apt-get install parallel)")
+    yield shell(base, "parallel", PARALLEL, "results/1/*/stdout")
+
+
+@contextlib.contextmanager
+def pool(base: Path) -> Iterator[Run]:
+    with ProcessPoolExecutor(SLOTS) as executor:
+        yield timed(base, "pool", lambda folders: executor.map(command, folders))
+
+
+@contextlib.contextmanager
+def joblib(base: Path) -> Iterator[Run]:
+    import joblib
+
+    with joblib.Parallel(n_jobs=SLOTS) as parallel:
+        yield timed(base, "joblib", lambda folders: parallel(joblib.delayed(command)(folder) for folder in folders))
+
+
+@contextlib.contextmanager
+def parsl_bash_app(base: Path) -> Iterator[Run]:
+    import parsl
+    from parsl.providers import LocalProvider
+
+    workers = parsl.HighThroughputExecutor(
+        address="127.0.0.1", max_workers_per_node=SLOTS, provider=LocalProvider(init_blocks=1, max_blocks=1)
+    )
+    config = parsl.Config(executors=[workers], run_dir=str(fresh(base, "parsl")), initialize_logging=False)
+
+    @parsl.bash_app  # type: ignore[untyped-decorator]
+    def true(stdout: str, stderr: str) -> str:
+        return "/bin/true"
+
+    with parsl.load(config):
+        start = lambda folder: true(stdout=f"{folder}/job.out", stderr=f"{folder}/job.err")  # noqa: E731
+        yield timed(base, "parsl-tasks", lambda folders: [task.result() for task in [start(one) for one in folders]])
+
+
+@contextlib.contextmanager
+def dask(base: Path) -> Iterator[Run]:
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=SLOTS, threads_per_worker=1, dashboard_address=None, local_directory=str(fresh(base, "dask"))
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield timed(
+            base,
+            "dask-tasks",
+            lambda folders: client.gather([client.submit(command, one, pure=False) for one in folders]),
+        )
+
+
+@contextlib.contextmanager
+def ipyparallel(base: Path) -> Iterator[Run]:
+    os.environ["IPYTHONDIR"] = str(fresh(base, "ipython"))
+    import ipyparallel
+
+    with ipyparallel.Cluster(n=SLOTS, log_level=40) as client:
+        view = client.load_balanced_view()
+        yield timed(
+            base, "ipp", lambda folders: [task.result() for task in [view.apply_async(command, one) for one in folders]]
+        )
+
+
+@contextlib.contextmanager
+def hyperqueue(base: Path) -> Iterator[Run]:
+    from hyperqueue import Job, LocalCluster
+    from hyperqueue.cluster import WorkerConfig
+
+    def run(tasks: int) -> float:
+        folder = fresh(base, "hq")
+        began = time.time()
+        job = Job()
+        for number in range(tasks):
+            job.program(["/bin/true"], cwd=f"{folder}/{number}", stdout=f"{folder}/{number}/job.out")
+        client.wait_for_jobs([client.submit(job)])
+        # Its wait looks once a second; when the last task began is known better from its log.
+        logs = [log.stat().st_ctime for log in folder.glob("*/job.out")]
+        assert len(logs) == tasks
+        return max(logs) - began
+
+    with LocalCluster(str(fresh(base, "hq-server")), WorkerConfig(cores=SLOTS)) as cluster:
+        client = cluster.client()
+        yield run
+
+
+RACERS = [
+    Racer("C loop", c_loop),
+    Racer(OURS, ours),
+    Racer("joblib", joblib),
+    Racer("ProcessPoolExecutor", pool),
+    Racer("xargs", xargs),
+    Racer("Dask distributed", dask, slow=True),
+    Racer("Parsl bash_app", parsl_bash_app, slow=True),
+    Racer("ipyparallel", ipyparallel, slow=True),
+    Racer("HyperQueue", hyperqueue, slow=True),
+    Racer("GNU parallel", gnu_parallel, slow=True),
+]
 
 if __name__ == "__main__":
-    main()
+    title = "Commands (/bin/true), a directory and a log each"
+    race(__file__, title, RACERS, rounds=5, tasks=2000, quick=(200, f"{OURS},ProcessPoolExecutor"))

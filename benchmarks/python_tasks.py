@@ -1,0 +1,133 @@
+"""Python functions (`return x + 1`): our durable launcher beside pools and workflow engines.
+
+    python benchmarks/python_tasks.py [--rounds 5] [--tasks 5000] [--quick] [--only ENGINE,…]
+
+Timed from the submit call until every result is in hand. Ours is checked afterwards: every value, and the
+states every task went through, read back by the public API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from _common import OURS, SLOTS, Racer, Run, Timer, fresh, launcher, race, site
+
+
+def increment(x: int) -> int:
+    return x + 1
+
+
+def timed(results: Callable[[range], Iterable[int]]) -> Run:
+    """Times a function from arguments to results, and checks the results."""
+
+    def run(tasks: int) -> float:
+        with Timer() as timer:
+            found = list(results(range(tasks)))
+        assert found == list(range(1, tasks + 1))
+        return timer.seconds
+
+    return run
+
+
+@contextlib.contextmanager
+def ours(base: Path) -> Iterator[Run]:
+    from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep
+
+    class Increment(ApplicationDefinition):
+        def run(self, x):  # type: ignore[no-untyped-def]
+            return x + 1
+
+    executor = BalsamExecutor(site(base))
+    executor.register_app(Increment)
+    turn = f"{os.getpid()}"
+
+    def run(tasks: int) -> float:
+        sweep = Sweep.zip(x=list(range(tasks)))
+        with Timer() as timer:
+            ensemble = executor.submit_sweep("Increment", sweep, name=f"turn-{turn}-{tasks}")
+            values = [task.value() for task in ensemble.wait().tasks()]
+        assert values == list(range(1, tasks + 1))
+        check_transitions(executor, {task.id for task in ensemble.tasks()})
+        return timer.seconds
+
+    with launcher(executor):
+        yield run
+
+
+def check_transitions(executor, ids: set[int]) -> None:  # type: ignore[no-untyped-def]
+    """Every task has its whole way from CREATED to JOB_FINISHED in the log of events."""
+    from balsam_jupyter import EventLog
+
+    seen: dict[int, list[str]] = {number: [] for number in ids}
+    for event in EventLog.objects.all():
+        if event.job_id in seen:
+            seen[event.job_id].append(event.to_state)
+    wrong = {n: way for n, way in seen.items() if way[-1:] != ["JOB_FINISHED"] or not {"RUNNING", "RUN_DONE"} <= {*way}}
+    assert not wrong, dict(list(wrong.items())[:3])
+
+
+@contextlib.contextmanager
+def pool(base: Path) -> Iterator[Run]:
+    with ProcessPoolExecutor(SLOTS) as executor:
+        yield timed(lambda xs: [future.result() for future in [executor.submit(increment, x) for x in xs]])
+
+
+@contextlib.contextmanager
+def pool_map(base: Path) -> Iterator[Run]:
+    with ProcessPoolExecutor(SLOTS) as executor:
+        yield timed(lambda xs: executor.map(increment, xs, chunksize=1))
+
+
+@contextlib.contextmanager
+def parsl_htex(base: Path) -> Iterator[Run]:
+    import parsl
+    from parsl.providers import LocalProvider
+
+    workers = parsl.HighThroughputExecutor(
+        address="127.0.0.1", max_workers_per_node=SLOTS, provider=LocalProvider(init_blocks=1, max_blocks=1)
+    )
+    config = parsl.Config(executors=[workers], run_dir=str(fresh(base, "parsl")), initialize_logging=False)
+    with parsl.load(config):
+        app = parsl.python_app(increment)
+        yield timed(lambda xs: [future.result() for future in [app(x) for x in xs]])
+
+
+@contextlib.contextmanager
+def dask(base: Path) -> Iterator[Run]:
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=SLOTS, threads_per_worker=1, dashboard_address=None, local_directory=str(fresh(base, "dask"))
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield timed(lambda xs: client.gather([client.submit(increment, x, pure=False) for x in xs]))
+
+
+@contextlib.contextmanager
+def ipyparallel(base: Path) -> Iterator[Run]:
+    os.environ["IPYTHONDIR"] = str(fresh(base, "ipython"))
+    import ipyparallel
+
+    with ipyparallel.Cluster(n=SLOTS, log_level=40) as client:
+        view = client.load_balanced_view()
+        yield timed(lambda xs: [future.result() for future in [view.apply_async(increment, x) for x in xs]])
+
+
+RACERS = [
+    Racer(OURS, ours),
+    Racer("ProcessPoolExecutor submit", pool),
+    Racer("ProcessPoolExecutor map", pool_map),
+    Racer("Parsl HighThroughputExecutor", parsl_htex, slow=True),
+    Racer("Dask distributed", dask, slow=True),
+    Racer("ipyparallel", ipyparallel, slow=True),
+]
+
+if __name__ == "__main__":
+    few = f"{OURS},ProcessPoolExecutor submit,ProcessPoolExecutor map"
+    race(__file__, "Python functions, x + 1", RACERS, rounds=5, tasks=5000, quick=(300, few))
