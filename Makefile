@@ -40,8 +40,9 @@ notebooks: .venv/.stamp-dev
 ipykernel6: .venv/.stamp-ipykernel6
 	BALSAM_TEST_IPYKERNEL=6. PYTHONPATH=$(CURDIR)/.venv/ipykernel6 $(BIN)/python -m pytest -m kernel
 
-bench: .venv/.stamp-dev
-	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+# Names of helpers begin with _.
+bench: .venv-bench/.stamp
+	for script in benchmarks/[a-z]*.py; do echo; .venv-bench/bin/python $$script; done
 
 soak: .venv/.stamp-dev
 	$(BIN)/python -m pytest -m soak
@@ -50,7 +51,7 @@ refresh: .venv/.stamp-dev
 	$(BIN)/python tools/refresh.py
 
 clean:
-	rm -rf .venv .venv-balsam build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-balsam .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.stamp-tutorials: $(SETUP)
 	@bash tools/setup.sh .venv -e '.[tutorials]'
@@ -66,4 +67,8 @@ clean:
 
 .venv-balsam/.stamp: $(SETUP)
 	@bash tools/setup.sh .venv-balsam -e '.[balsam]'
+	@touch $@
+
+.venv-bench/.stamp: $(SETUP)
+	@bash tools/setup.sh --bench .venv-bench -e '.[bench]'
 	@touch $@

@@ -86,9 +86,8 @@ def main() -> None:
         time.sleep(idle_s)
         after = cpu_s(launched), cpu_s([os.getpid()])
         for name, one, two in zip(("launcher", "kernel"), before, after, strict=True):
-            print(
-                f"  idle {name:8} {100 * (two - one) / idle_s:5.2f} % of a core over {idle_s:g} s   (asked for: under 1)"
-            )
+            percent = 100 * (two - one) / idle_s
+            print(f"  idle {name:8} {percent:5.2f} % of a core over {idle_s:g} s   (asked for: under 1)")
         watching.close()
 
 

@@ -17,6 +17,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from _common import OURS, SLOTS, Missing, Racer, Run, Timer, fresh, launcher, race, site
+from _references import dask_map, gathered, ipyparallel_map, parsl_workers
 
 XARGS = "seq {n} | xargs -P{p} -I@ sh -c 'mkdir @; cd @; /bin/true >job.out 2>&1; echo $? >rc'"
 PARALLEL = "seq {n} | parallel --will-cite -j{p} --joblog joblog --results results /bin/true {{}}"
@@ -119,51 +120,31 @@ def joblib(base: Path) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def parsl_bash_app(base: Path) -> Iterator[Run]:
-    import parsl
-    from parsl.providers import LocalProvider
+def parsl(base: Path) -> Iterator[Run]:
+    with parsl_workers(base):
+        from parsl import bash_app
 
-    workers = parsl.HighThroughputExecutor(
-        address="127.0.0.1", max_workers_per_node=SLOTS, provider=LocalProvider(init_blocks=1, max_blocks=1)
-    )
-    config = parsl.Config(executors=[workers], run_dir=str(fresh(base, "parsl")), initialize_logging=False)
+        def true(stdout: str, stderr: str) -> str:
+            return "/bin/true"
 
-    @parsl.bash_app  # type: ignore[untyped-decorator]
-    def true(stdout: str, stderr: str) -> str:
-        return "/bin/true"
+        app = bash_app(true)
 
-    with parsl.load(config):
-        start = lambda folder: true(stdout=f"{folder}/job.out", stderr=f"{folder}/job.err")  # noqa: E731
-        yield timed(base, "parsl-tasks", lambda folders: [task.result() for task in [start(one) for one in folders]])
+        def codes(folders: list[str]) -> list[int]:
+            return gathered([app(stdout=f"{folder}/job.out", stderr=f"{folder}/job.err") for folder in folders])
+
+        yield timed(base, "parsl-tasks", codes)
 
 
 @contextlib.contextmanager
 def dask(base: Path) -> Iterator[Run]:
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(
-            n_workers=SLOTS, threads_per_worker=1, dashboard_address=None, local_directory=str(fresh(base, "dask"))
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield timed(
-            base,
-            "dask-tasks",
-            lambda folders: client.gather([client.submit(command, one, pure=False) for one in folders]),
-        )
+    with dask_map(base) as mapped:
+        yield timed(base, "dask-tasks", lambda folders: mapped(command, folders))
 
 
 @contextlib.contextmanager
 def ipyparallel(base: Path) -> Iterator[Run]:
-    os.environ["IPYTHONDIR"] = str(fresh(base, "ipython"))
-    import ipyparallel
-
-    with ipyparallel.Cluster(n=SLOTS, log_level=40) as client:
-        view = client.load_balanced_view()
-        yield timed(
-            base, "ipp", lambda folders: [task.result() for task in [view.apply_async(command, one) for one in folders]]
-        )
+    with ipyparallel_map(base) as mapped:
+        yield timed(base, "ipyparallel", lambda folders: mapped(command, folders))
 
 
 @contextlib.contextmanager
@@ -195,7 +176,7 @@ RACERS = [
     Racer("ProcessPoolExecutor", pool),
     Racer("xargs", xargs),
     Racer("Dask distributed", dask, slow=True),
-    Racer("Parsl bash_app", parsl_bash_app, slow=True),
+    Racer("Parsl bash_app", parsl, slow=True),
     Racer("ipyparallel", ipyparallel, slow=True),
     Racer("HyperQueue", hyperqueue, slow=True),
     Racer("GNU parallel", gnu_parallel, slow=True),

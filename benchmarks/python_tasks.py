@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from _common import OURS, SLOTS, Racer, Run, Timer, fresh, launcher, race, site
+from _common import OURS, SLOTS, Racer, Run, Timer, launcher, race, site
+from _references import dask_map, gathered, ipyparallel_map, parsl_workers
 
 
 def increment(x: int) -> int:
@@ -73,7 +74,7 @@ def check_transitions(executor, ids: set[int]) -> None:  # type: ignore[no-untyp
 @contextlib.contextmanager
 def pool(base: Path) -> Iterator[Run]:
     with ProcessPoolExecutor(SLOTS) as executor:
-        yield timed(lambda xs: [future.result() for future in [executor.submit(increment, x) for x in xs]])
+        yield timed(lambda xs: gathered([executor.submit(increment, x) for x in xs]))
 
 
 @contextlib.contextmanager
@@ -83,47 +84,31 @@ def pool_map(base: Path) -> Iterator[Run]:
 
 
 @contextlib.contextmanager
-def parsl_htex(base: Path) -> Iterator[Run]:
-    import parsl
-    from parsl.providers import LocalProvider
+def parsl(base: Path) -> Iterator[Run]:
+    with parsl_workers(base):
+        from parsl import python_app
 
-    workers = parsl.HighThroughputExecutor(
-        address="127.0.0.1", max_workers_per_node=SLOTS, provider=LocalProvider(init_blocks=1, max_blocks=1)
-    )
-    config = parsl.Config(executors=[workers], run_dir=str(fresh(base, "parsl")), initialize_logging=False)
-    with parsl.load(config):
-        app = parsl.python_app(increment)
-        yield timed(lambda xs: [future.result() for future in [app(x) for x in xs]])
+        app = python_app(increment)
+        yield timed(lambda xs: gathered([app(x) for x in xs]))
 
 
 @contextlib.contextmanager
 def dask(base: Path) -> Iterator[Run]:
-    from distributed import Client, LocalCluster
-
-    with (
-        LocalCluster(
-            n_workers=SLOTS, threads_per_worker=1, dashboard_address=None, local_directory=str(fresh(base, "dask"))
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield timed(lambda xs: client.gather([client.submit(increment, x, pure=False) for x in xs]))
+    with dask_map(base) as mapped:
+        yield timed(lambda xs: mapped(increment, xs))
 
 
 @contextlib.contextmanager
 def ipyparallel(base: Path) -> Iterator[Run]:
-    os.environ["IPYTHONDIR"] = str(fresh(base, "ipython"))
-    import ipyparallel
-
-    with ipyparallel.Cluster(n=SLOTS, log_level=40) as client:
-        view = client.load_balanced_view()
-        yield timed(lambda xs: [future.result() for future in [view.apply_async(increment, x) for x in xs]])
+    with ipyparallel_map(base) as mapped:
+        yield timed(lambda xs: mapped(increment, xs))
 
 
 RACERS = [
     Racer(OURS, ours),
     Racer("ProcessPoolExecutor submit", pool),
     Racer("ProcessPoolExecutor map", pool_map),
-    Racer("Parsl HighThroughputExecutor", parsl_htex, slow=True),
+    Racer("Parsl HighThroughputExecutor", parsl, slow=True),
     Racer("Dask distributed", dask, slow=True),
     Racer("ipyparallel", ipyparallel, slow=True),
 ]

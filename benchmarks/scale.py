@@ -116,9 +116,7 @@ def compare(base: Path, sizes: dict[str, int], label: str, rounds: int, tasks: i
         for name in sizes:
             seen[name].append(look(base, name, f"run-{label}-{number}", tasks))
     small, big = seen
-    print(
-        f"  others {label}, medians of {rounds}: {'':8}" + "".join(f"{sizes[name]:>12,}" for name in sizes) + "   ratio"
-    )
+    print(f"  {f'others {label}, medians of {rounds}':38}{sizes[small]:12,}{sizes[big]:12,}   ratio")
     for what in seen[small][0]:
         one, two = (statistics.median(turn[what] for turn in seen[name]) for name in (small, big))
         print(f"    {what:36}{one:12.2f}{two:12.2f}{two / one:8.2f}", flush=True)
@@ -146,11 +144,8 @@ def main() -> None:
     print(f"{submitted:,} tasks in one call, and sites of {' and '.join(f'{n:,}' for n in sizes.values())} (in {base})")
     command = [sys.executable, __file__, "--tasks", str(submitted), "--turn", "submission", str(base)]
     answer = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, env=os.environ).stdout)
-    print(
-        f"  {submitted:,} submitted in {answer['seconds']:.2f} s; the process grew by {answer['growth_mb']:.1f} MB",
-        end="",
-    )
-    print(f", {answer['peak_mb']:.1f} MB at most (asked for: under 20)", flush=True)
+    grown = f"the process grew by {answer['growth_mb']:.1f} MB, at most {answer['peak_mb']:.1f} MB"
+    print(f"  {submitted:,} submitted in {answer['seconds']:.2f} s; {grown} (asked for: under 20)", flush=True)
     for name, number in sizes.items():
         fill(base, name, number)
     compare(base, sizes, "wait", rounds, tasks)

@@ -39,7 +39,7 @@ def test_wheel_metadata(wheel: Path) -> None:
         metadata = email.message_from_bytes(archive.read(name))
     assert metadata["Name"] == "balsam-jupyter"
     assert metadata["Requires-Python"] == ">=3.10"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"notebook", "tutorials", "balsam", "test", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"notebook", "tutorials", "balsam", "bench", "test", "dev"}
     core = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert len(core) <= 6, core
 
@@ -99,6 +99,13 @@ def test_setup_left_out_part_is_an_error_in_ci(bare_path: str) -> None:
     run = run_setup(bare_path, "--browser", sys.prefix, "pip", CI="true")
     assert run.returncode == 1
     assert "no Chromium" in run.stderr
+
+
+def test_setup_names_the_references_it_leaves_out(bare_path: str) -> None:
+    run = run_setup(bare_path, "--bench", sys.prefix, "pip")
+    assert run.returncode == 0, run.stderr
+    assert "LEFT OUT: GNU parallel in the benchmarks" in run.stderr
+    assert "LEFT OUT: the C loop in the benchmarks" in run.stderr
 
 
 def test_setup_without_a_usable_python(bare_path: str, tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # usage: setup.sh [--browser] VENV PIP-ARGUMENT...
+#        setup.sh --bench VENV -e '.[bench]'
 # Make the virtual environment VENV if it is not there, then `pip install PIP-ARGUMENT...` into it.
 # What Debian has to provide is installed by apt where we are root there; what cannot be had is left out
 # with one line, and with CI=true that is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-browser=
+browser= bench=
 if [ "$1" = --browser ]; then browser=1; shift; fi
+if [ "$1" = --bench ]; then bench=1; shift; fi
 venv=$1; shift
 
 die() { echo "setup: $*" >&2; exit 1; }
@@ -61,5 +63,31 @@ if [ -n "$browser" ] && ! command -v chromium chromium-browser google-chrome >/d
         left_out "the browser tests: no Chromium (Debian: apt-get install chromium fonts-dejavu-core)"
 fi
 
+if [ -n "$bench" ] && ! command -v parallel >/dev/null; then
+    apt_install parallel || left_out "GNU parallel in the benchmarks (Debian: apt-get install parallel)"
+fi
+if [ -n "$bench" ] && ! command -v cc >/dev/null; then
+    apt_install gcc libc6-dev || left_out "the C loop in the benchmarks (Debian: apt-get install gcc libc6-dev)"
+fi
+
+pip_install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"; }
+
+# The requirements of the extra `bench`, one a line.
+references() {
+    "$venv/bin/python" -c '
+from importlib.metadata import requires
+for line in requires("balsam-jupyter"):
+    requirement, _, marker = line.partition(";")
+    if "bench" in marker:
+        print(requirement.strip())'
+}
+
 echo "setup: $venv: pip install $*"
-"$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"
+if [ -z "$bench" ]; then
+    pip_install "$@"
+elif ! pip_install "$@"; then  # one of them cannot be had here: the others can
+    pip_install -e .
+    for reference in $(references); do
+        pip_install "$reference" || left_out "$reference in the benchmarks: pip cannot install it"
+    done
+fi
