@@ -17,9 +17,12 @@ from typing import Any
 import yaml
 
 from ...errors import BadInput, NotFound, SiteError, listing, nearest
+from ...templates import render_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 FOLDERS = ("data", "log", "qsubmit", "run")
+MPI_LAUNCHERS = ("mpiexec", "mpirun", "srun")
+"""Looked for in this order."""
 
 SETTINGS_TEMPLATE = """\
 # Settings of this balsam-jupyter site; read when an allocation or a kernel opens the site.
@@ -34,6 +37,11 @@ SETTINGS_TEMPLATE = """\
 
 # The command that starts MPI programs (default: the first of mpiexec, mpirun, srun that is found).
 # mpi_launcher: {mpi}
+
+# In job mode serial every node has a worker, which starts the node's tasks. How it is started: a shell command
+# (Jinja2), with the variables node (0, 1, …) and worker, the worker's own command; or all by one MPI launch.
+# worker_launch: "{{{{ worker }}}}"
+# serial_via_mpi: false
 
 # A launcher that has had nothing to run for so long (seconds) ends its allocation.
 # idle_time_s: 600
@@ -80,6 +88,8 @@ class Settings:
     cores_per_node: int = 0
     gpus_per_node: int = -1
     mpi_launcher: str = ""
+    worker_launch: str = ""
+    serial_via_mpi: bool = False
     idle_time_s: float = 600.0
     grace_period_s: float = 10.0
     split_stderr: bool = False
@@ -110,6 +120,7 @@ class Settings:
                 raise SiteError(f"{path}: unknown setting {key!r}; known: {listing(known)}.{nearest(str(key), known)}")
             values[key] = _checked(path, key, value, known[key])
         settings = cls(**values)
+        _check_worker_launch(path, settings)
         cores = settings.cores_per_node or max(1, usable_cores() // settings.nodes)
         gpus = settings.gpus_per_node if settings.gpus_per_node >= 0 else detected_gpus() // settings.nodes
         mpi = settings.mpi_launcher or detected_mpi()
@@ -132,6 +143,21 @@ def _checked(path: Path, key: str, value: Any, default: Any) -> Any:
     return value
 
 
+def _check_worker_launch(path: Path, settings: Settings) -> None:
+    if not settings.worker_launch:
+        return
+    if settings.serial_via_mpi:
+        raise SiteError(f"{path}: worker_launch and serial_via_mpi exclude each other; remove one.")
+    try:
+        rendered = render_text(settings.worker_launch, {"node": 0, "worker": "WORKER COMMAND"})
+    except BadInput as error:
+        raise SiteError(
+            f"{path}: worker_launch is no template of {{{{ node }}}} and {{{{ worker }}}}: {error}"
+        ) from None
+    if "WORKER COMMAND" not in rendered:
+        raise SiteError(f"{path}: worker_launch must hold {{{{ worker }}}}, not {settings.worker_launch!r}.")
+
+
 def usable_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -148,7 +174,7 @@ def detected_gpus() -> int:
 def detected_mpi() -> str:
     """The first MPI launcher on the PATH or beside this Python; "" if there is none."""
     folders = os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)])
-    found = (shutil.which(name, path=folders) for name in ("mpiexec", "mpirun", "srun"))
+    found = (shutil.which(name, path=folders) for name in MPI_LAUNCHERS)
     return next((path for path in found if path), "")
 
 
