@@ -123,9 +123,7 @@ def test_flavours(tmp_path: Path) -> None:
 
 
 def test_no_launcher_and_one_that_does_not_run(tmp_path: Path) -> None:
-    with pytest.raises(
-        SiteError, match=r"looked for mpiexec, mpirun, srun .* name it as mpi_launcher in settings\.yml"
-    ):
+    with pytest.raises(SiteError, match=r"looked for mpiexec, mpirun, srun .* mpi_launcher in settings\.yml"):
         flavour("")
     with pytest.raises(SiteError, match=r"nothing-here does not run \(.*\): correct mpi_launcher in settings\.yml"):
         flavour(str(tmp_path / "nothing-here"))

@@ -256,6 +256,13 @@ def test_a_site_that_was_moved_is_not_begun_anew_unasked(home, tmp_path):
         ("settings.yml", b"\xff\xfe", "cannot be read"),
         ("settings.yml", b"idle_time_s: .nan", "idle_time_s must be a number"),
         ("settings.yml", b"mpi_launcher: [a]", "mpi_launcher must be text"),
+        ("settings.yml", b"worker_launch: numactl", "worker_launch must hold {{ worker }}, not 'numactl'"),
+        (
+            "settings.yml",
+            b"worker_launch: '{{ x }} {{ worker }}'",
+            "worker_launch knows only {{ node }} and {{ worker }}",
+        ),
+        ("settings.yml", b"worker_launch: '{{ worker }}'\nserial_via_mpi: true", "exclude each other"),
         ("settings.yml", b"node: 2", "Did you mean 'nodes'"),
         ("job-template.sh", b"{{ no_such_variable }}", "no_such_variable"),
         ("job-template.sh", b"\xff\xfe", r"job-template\.sh cannot be used"),

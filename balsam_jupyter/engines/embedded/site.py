@@ -124,6 +124,10 @@ class Settings:
         cores = settings.cores_per_node or max(1, usable_cores() // settings.nodes)
         gpus = settings.gpus_per_node if settings.gpus_per_node >= 0 else detected_gpus() // settings.nodes
         mpi = settings.mpi_launcher or detected_mpi()
+        if settings.serial_via_mpi and not mpi:
+            raise SiteError(
+                f"{path}: serial_via_mpi needs an MPI launcher, and none was found; name it as mpi_launcher."
+            )
         return cls(**{**values, "cores_per_node": cores, "gpus_per_node": gpus, "mpi_launcher": mpi})
 
 
@@ -151,9 +155,7 @@ def _check_worker_launch(path: Path, settings: Settings) -> None:
     try:
         rendered = render_text(settings.worker_launch, {"node": 0, "worker": "WORKER COMMAND"})
     except BadInput as error:
-        raise SiteError(
-            f"{path}: worker_launch is no template of {{{{ node }}}} and {{{{ worker }}}}: {error}"
-        ) from None
+        raise SiteError(f"{path}: worker_launch knows only {{{{ node }}}} and {{{{ worker }}}}: {error}") from None
     if "WORKER COMMAND" not in rendered:
         raise SiteError(f"{path}: worker_launch must hold {{{{ worker }}}}, not {settings.worker_launch!r}.")
 

@@ -79,7 +79,7 @@ def launch_line(
     ranks_per_node: int,
     threads_per_rank: int = 1,
     threads_per_core: int = 1,
-    launch_params: Mapping[str, str] = {},  # noqa: B006
+    launch_params: Mapping[str, str] = {},
     root: bool | None = None,
 ) -> list[str]:
     """The words that stand before a program and its arguments.
