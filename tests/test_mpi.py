@@ -59,7 +59,10 @@ def line(kind: str, nodes: int, ranks: int, **given: object) -> str:
         ("mpich", "mpich -n 6 -ppn 2 -launcher fork -rmk user -bind-to none"),
         ("intelmpi", "intelmpi -n 6 -ppn 2 -bootstrap fork -rmk user -genv I_MPI_PIN 0"),
         ("openmpi", "openmpi -n 6 --host localhost:6 --map-by slot:OVERSUBSCRIBE --bind-to none"),
-        ("srun", "srun -n 6 --nodes 3 --ntasks-per-node 2 --cpus-per-task 1 --cpu-bind none --overlap"),
+        (
+            "srun",
+            "srun -n 6 --nodes 3 --ntasks-per-node 2 --cpus-per-task 1 --cpu-bind none --kill-on-bad-exit --overlap",
+        ),
         ("other", "other -n 6"),
     ],
 )

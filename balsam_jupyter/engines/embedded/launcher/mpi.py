@@ -133,6 +133,7 @@ def _options(kind: str, nodes: int, ranks_per_node: int, cores_per_rank: int) ->
             ("--ntasks-per-node", str(ranks_per_node)),
             ("--cpus-per-task", str(cores_per_rank)),
             ("--cpu-bind", "none"),
+            ("--kill-on-bad-exit",),  # as the other launchers do unasked
             ("--overlap",),  # placement is ours: a step never waits for another
         ]
     return []
