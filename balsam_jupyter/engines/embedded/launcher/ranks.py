@@ -66,13 +66,13 @@ def rank() -> int:
     return next((int(os.environ[name]) for name in RANK_VARIABLES if name in os.environ), 0)
 
 
-def _write(path: Path, content: object) -> None:
+def _write(path: Path, content: Any) -> None:
     fresh = Path(f"{path}.{os.getpid()}.new")
     fresh.write_bytes(marshal.dumps(content))
     fresh.replace(path)
 
 
-def _write_first(path: Path, content: object) -> None:
+def _write_first(path: Path, content: Any) -> None:
     """As `_write`, but what is there stays."""
     fresh = Path(f"{path}.{os.getpid()}.new")
     fresh.write_bytes(marshal.dumps(content))
