@@ -170,7 +170,7 @@ class Endings:
         for channel in job.slot.channels if job.slot else []:
             if job.work.id in channel.extracting:
                 channel.killed = True
-                processes.send([channel.process.pid], signal.SIGKILL)
+                channel.process.kill()
 
     def _killed(self, job_id: int) -> None:
         if job_id in self.partial and job_id in self.pilot.jobs:
@@ -185,7 +185,7 @@ class Endings:
             if job.channel is not None:
                 job.channel.send(("drop", job.work.id))
         channels = [channel for slot in self.pilot.slots for channel in slot.channels]
-        spared = [channel.process.pid for channel in channels if channel.kind == "spawner" or not channel.jobs]
+        spared = [each.process.pid or 0 for each in channels if each.kind == "spawner" or not each.jobs]
         threading.Thread(target=self._end_all, args=(grace_s, spared), daemon=True).start()
 
     def _end_all(self, grace_s: float, spared: list[int]) -> None:
@@ -194,7 +194,7 @@ class Endings:
         while not self.all_over.is_set():
             left = deadline - time.monotonic()
             if left <= 0:  # an output function that hangs keeps nobody
-                spared = [slot.spawner.process.pid for slot in self.pilot.slots]
+                spared = [slot.spawner.process.pid or 0 for slot in self.pilot.slots]
             processes.end(mark, max(0.0, left), but=spared)
             self.all_over.wait(0.02)
         processes.end(mark, max(0.0, deadline - time.monotonic()), but=spared)
@@ -202,7 +202,7 @@ class Endings:
 
     # -- slot processes that died ------------------------------------------------------------------------
 
-    def settle(self, slot: Slot, channel: Channel, code: int, journal: Journal) -> None:
+    def settle(self, slot: Slot, channel: Channel, code: int | None, journal: Journal) -> None:
         """What a slot process that is gone had been given: ended, in flight, or not begun."""
         for job_id in list(channel.jobs):
             job = self.pilot.jobs.get(job_id)
@@ -225,7 +225,7 @@ class Endings:
             else:
                 self.extracted(job_id, None, f"the process that read the outputs died (exit code {code})")
 
-    def _process_died(self, job: Job, code: int, began: float) -> None:
+    def _process_died(self, job: Job, code: int | None, began: float) -> None:
         """A Python app took its process along: that is the end of this task alone."""
         runtime = max(0.0, time.time() - began)
         if code == 0:  # os._exit(0): it neither returned nor raised
@@ -242,6 +242,7 @@ class Endings:
                 )
             )
             return
+        code = -signal.SIGKILL if code is None else code  # its node's worker died before it could say
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self.ended(job, code, began, runtime, (None, f"the app's process {how} before the app returned", None, ""))
 

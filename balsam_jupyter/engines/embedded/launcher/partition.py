@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 from ....models import Resources
 from ..store import work
 from .lines import Job, Line
+from .mpi import flavour, launch_line
+from .nodes import NodeWorkers
 from .placement import ORDERS, Nodes, Place, need
-from .slot import Slot
+from .slot import Slot, Start, local
 
 if TYPE_CHECKING:
     from .pilot import Pilot
@@ -30,6 +33,16 @@ class Partition:
         self.lines: dict[int, Line] = {}
         self.spec_ids: dict[int, list[int]] = {}  # by shape, the specs whose tags match; kept where there is a filter
         self.slots: list[Slot] = []
+        self.workers = self._workers() if job_mode == "serial" else None
+
+    def _workers(self) -> NodeWorkers:
+        """In job mode serial: a worker on every node, which starts the slot processes there."""
+        settings, count = self.pilot.settings, len(self.nodes.nodes)
+        mpi: list[str] = []
+        if settings.serial_via_mpi:
+            path = settings.mpi_launcher
+            mpi = launch_line(flavour(path), path, nodes=count, ranks_per_node=1)
+        return NodeWorkers(count, self.pilot.environment, settings.worker_launch, mpi)
 
     # -- which jobs ---------------------------------------------------------------------------------------
 
@@ -129,9 +142,15 @@ class Partition:
         idle = [slot for slot in self.slots if slot.line is None and slot.node == place.nodes[0]]
         if idle:
             return max(idle, key=lambda slot: (slot.place.cores == place.cores, slot.spawner.ready))
-        slot = self.pilot.new_slot(place.nodes[0], self.job_mode)
+        slot = self.pilot.new_slot(place.nodes[0], self._starter(place.nodes[0]))
         self.slots.append(slot)
         return slot
+
+    def _starter(self, node: int) -> Start:
+        if self.workers is None:
+            return local
+        number = [one.number for one in self.nodes.nodes].index(node)
+        return functools.partial(self.workers.start, number)
 
     def vacate(self, slot: Slot) -> None:
         """Give back what an idle slot has."""

@@ -30,7 +30,7 @@ from .lines import Job
 from .partition import Partition
 from .placement import Nodes, Place, idle_nodes
 from .prepare import clean_environment
-from .slot import Channel, Slot
+from .slot import Channel, Slot, Start
 
 log = logging.getLogger("balsam_jupyter.launcher")
 
@@ -71,7 +71,8 @@ class Pilot:
         os.set_blocking(self.waker_out, False)
         self.endings = Endings(self)
         self.handing = Handing(self)
-        for fd in (self.ear.fileno(), self.waker_in):
+        self.workers = {p.workers.fileno(): p.workers for p in self.partitions if p.workers is not None}
+        for fd in (self.ear.fileno(), self.waker_in, *self.workers):
             self.poll.register(fd, select.POLLIN)
 
     def _partitions(self, allocation: Allocation) -> list[Partition]:
@@ -138,13 +139,15 @@ class Pilot:
         until = min(self.last_tick + TICK_S, self.deadline if not self.stopping else now + TICK_S)
         if self.something_to_commit():
             until = min(until, self.last_commit + GROUP_S)
-        return max(0.0, until - now) + 0.0005
+        return max(0.0, min([until - now, *(workers.patience() for workers in self.workers.values())])) + 0.0005
 
     def serve(self, fd: int) -> None:
         if fd == self.ear.fileno():
             self.news |= self.ear.drain()
         elif fd == self.waker_in:
             os.read(fd, 4096)
+        elif fd in self.workers:
+            self.workers[fd].serve()
         elif fd in self.channels:
             slot, channel = self.channels[fd]
             frames, gone = channel.receive()
@@ -316,8 +319,9 @@ class Pilot:
             for partition in self.partitions:
                 partition.nodes.take(places[journal])
 
-    def new_slot(self, node: int, job_mode: str) -> Slot:
-        slot = Slot(len(self.slots), node, self.session, self.environment, self.settings.split_stderr)
+    def new_slot(self, node: int, start: Start) -> Slot:
+        number, split = len(self.slots), self.settings.split_stderr
+        slot = Slot(number, node, self.session, self.environment, split, start)
         self.slots.append(slot)
         self.listen_to(slot, slot.spawner)
         return slot
@@ -342,4 +346,6 @@ class Pilot:
         for slot in self.slots:
             for channel in slot.channels:
                 channel.process.wait()
+        for workers in self.workers.values():
+            workers.close()
         self.ear.close()

@@ -7,7 +7,7 @@ import marshal
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from ....shelltext import shell
 from ..journal import Journal, journal_path, read
 from ..sessions import Session
+from .node import start
+from .nodes import RemoteProcess
 from .placement import Place, environment, place_file
 from .prepare import App
 
@@ -25,15 +27,21 @@ _HERE = Path(__file__).parent
 _PIPE = 1 << 16  # what a pipe holds; a larger buffer costs more to allocate than it saves
 
 
+Start = Callable[[list[str], Mapping[str, str]], "subprocess.Popen[bytes] | RemoteProcess"]
+"""Starts a slot process with pipes to it: from here, or through the worker of its node."""
+
+
+def local(argv: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return start(argv, env, subprocess.PIPE, subprocess.PIPE)
+
+
 class Channel:
     """A slot process and the pipes to it. Writing never blocks: what does not fit is sent when it can be."""
 
-    def __init__(self, kind: str, argv: list[str], env: Mapping[str, str], journal: Path) -> None:
+    def __init__(self, kind: str, argv: list[str], env: Mapping[str, str], journal: Path, start: Start = local) -> None:
         self.kind = kind
         self.journal = journal
-        self.process = subprocess.Popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(env), start_new_session=True
-        )
+        self.process = start(argv, env)
         assert self.process.stdin is not None and self.process.stdout is not None
         self.inlet, self.outlet = self.process.stdin.fileno(), self.process.stdout.fileno()
         os.set_blocking(self.inlet, False)
@@ -86,8 +94,8 @@ class Channel:
             del self.received[:size]
         return frames
 
-    def bury(self) -> tuple[int, Journal]:
-        """Exit code and journal of a process that is gone."""
+    def bury(self) -> tuple[int | None, Journal]:
+        """Exit code (None: nobody knows) and journal of a process that is gone."""
         code = self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
@@ -100,10 +108,17 @@ class Slot:
     """Runs one task at a time, on the place it has."""
 
     def __init__(
-        self, number: int, node: int, session: Session, environment: Mapping[str, str], split_stderr: bool
+        self,
+        number: int,
+        node: int,
+        session: Session,
+        environment: Mapping[str, str],
+        split_stderr: bool,
+        start: Start = local,
     ) -> None:
         self.number = number
         self.node = node
+        self.start = start
         self.folder = session.folder
         self.environment = {**environment, "BALSAM_SESSION": session.mark, "BALSAM_SLOT": str(number)}
         self.split = "1" if split_stderr else "0"
@@ -150,7 +165,8 @@ class Slot:
     def start_spawner(self) -> Channel:
         journal = self._journal("spawner")
         argv = [sys.executable, "-I", "-S", "-X", "utf8", str(_HERE / "spawner.py"), str(journal), self.split]
-        self.spawner = Channel("spawner", argv, {**self.environment, "BALSAM_SPAWNER": journal.name}, journal)
+        env = {**self.environment, "BALSAM_SPAWNER": journal.name}
+        self.spawner = Channel("spawner", argv, env, journal, self.start)
         return self.spawner
 
     def worker_for(self, app: App, any_python: bool = False) -> Channel | None:
@@ -170,7 +186,7 @@ class Slot:
         env = {**app.environment, **self.environment, "BALSAM_WORKER": journal.name}
         if not any_python:
             env.update({**self.resources, **app.record.environment_variables})
-        self.worker, self.worker_key = Channel("worker", argv, env, journal), key
+        self.worker, self.worker_key = Channel("worker", argv, env, journal, self.start), key
         return self.worker
 
     def retire(self, channel: Channel) -> None:
