@@ -24,7 +24,12 @@ MPIEXEC = str(Path(sys.executable).parent / "mpiexec")
 ENV = {"PATH": os.environ["PATH"]}
 
 # What a task may do: leave its group and session, clear its environment, and let its parent end.
-LEAVES = "import subprocess; subprocess.run(['sh', '-c', 'env -i setsid sleep 300 & echo $!']); input()"
+LEAVES = """
+import subprocess, sys
+subprocess.run(["sh", "-c", "env -i setsid sleep 300 & echo $!"])
+print("its parent has ended", flush=True)
+sys.stdin.read()
+"""
 
 
 def until(workers: NodeWorkers, holds: Callable[[], object], timeout: float = 30.0) -> None:
@@ -233,6 +238,7 @@ def test_what_a_task_leaves_behind_belongs_to_its_slot_process(keep):
     for each in (remote, local):
         left = int(each.stdout.readline())
         try:
+            assert each.stdout.readline() == b"its parent has ended\n"
             assert children_of(each.pid) == [left]
         finally:
             os.kill(left, signal.SIGKILL)
