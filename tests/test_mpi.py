@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,7 @@ from balsam_jupyter.engines.embedded import processes
 from balsam_jupyter.engines.embedded.launcher.mpi import flavour, launch_line
 from balsam_jupyter.errors import BadInput, SiteError
 
-BESIDE = Path(sys.executable).parent
-MPIEXEC = str(BESIDE / "mpiexec")
+MPIEXEC = str(Path(sys.executable).parent / "mpiexec")
 
 # Counts its ranks itself; given a word, it stays.
 COUNT = """
@@ -39,13 +39,22 @@ int main(int words, char **word) {
 """
 
 
-@pytest.fixture(scope="session")
-def count(tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module")
+def count(mpi_bin: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The program COUNT, compiled."""
+    if not shutil.which("gcc"):
+        pytest.skip("no C compiler; `make test` installs it where it can")
     folder = tmp_path_factory.mktemp("mpi")
     (folder / "count.c").write_text(COUNT)
-    subprocess.run([BESIDE / "mpicc", "count.c", "-o", "count"], cwd=folder, check=True)
+    subprocess.run([mpi_bin / "mpicc", "count.c", "-o", "count"], cwd=folder, check=True)
     return str(folder / "count")
+
+
+@pytest.fixture
+def launch(mpi_bin: Path) -> Callable[..., list[str]]:
+    """Launch lines of the MPI at hand."""
+    path = str(mpi_bin / "mpiexec")
+    return functools.partial(launch_line, flavour(path), path)
 
 
 def line(kind: str, nodes: int, ranks: int, **given: object) -> str:
@@ -132,39 +141,42 @@ def test_no_launcher_and_one_that_does_not_run(tmp_path: Path) -> None:
         flavour(str(tmp_path / "nothing-here"))
 
 
-def test_the_program_counts_its_ranks(count: str) -> None:
+def test_the_program_counts_its_ranks(launch, count):
     env = {**os.environ, "BALSAM_JOB_ID": "7"}
-    words = launch_line(flavour(MPIEXEC), MPIEXEC, nodes=2, ranks_per_node=1)
-    out = subprocess.run([*words, count], env=env, capture_output=True, text=True, check=True, timeout=60).stdout
+    run = [*launch(nodes=2, ranks_per_node=1), count]
+    out = subprocess.run(run, env=env, capture_output=True, text=True, check=True, timeout=60).stdout
     assert sorted(out.splitlines()) == [f"rank {rank} of 2, 2 counted, job 7" for rank in (0, 1)]
 
 
-def test_more_ranks_than_cores_and_a_parameter_passed_on(count: str) -> None:
-    params = {"prepend-rank": "", "bind-to": "none"}
-    words = launch_line("mpich", MPIEXEC, nodes=2, ranks_per_node=3, launch_params=params)
-    out = subprocess.run([*words, count], capture_output=True, text=True, check=True, timeout=60).stdout
-    assert sorted(text.split(",")[0] for text in out.splitlines()) == [f"[{n}] rank {n} of 6" for n in range(6)]
+def test_more_ranks_than_cores(launch, count):
+    run = [*launch(nodes=2, ranks_per_node=4), count]
+    out = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert sorted(text.split(",")[0] for text in out.splitlines()) == [f"rank {n} of 8" for n in range(8)]
 
 
-def test_ranks_stay_on_the_cores_of_their_slot() -> None:
+def test_a_launch_param_that_the_launcher_takes_once(launch, count):
+    run = [*launch(nodes=1, ranks_per_node=2, launch_params={"bind-to": "none"}), count]
+    assert subprocess.run(run, capture_output=True, text=True, timeout=60).stdout.count(" of 2, 2 counted") == 2
+
+
+def test_ranks_stay_on_the_cores_of_their_slot(launch):
     core = min(os.sched_getaffinity(0))
-    words = launch_line("mpich", MPIEXEC, nodes=2, ranks_per_node=1)
-    show = [sys.executable, "-ISc", "import os; print(os.sched_getaffinity(0))"]
     taskset = shutil.which("taskset")
     assert taskset, "util-linux has it"
-    run = [taskset, "-c", str(core), *words, *show]
+    show = [sys.executable, "-ISc", "import os; print(os.sched_getaffinity(0))"]
+    run = [taskset, "-c", str(core), *launch(nodes=2, ranks_per_node=1), *show]
     assert subprocess.run(run, capture_output=True, text=True, timeout=60).stdout.splitlines() == [f"{{{core}}}"] * 2
 
 
-def test_ranks_carry_the_mark_and_end_with_it(count: str) -> None:
-    mark = {"BALSAM_JOB_ID": 7, "BALSAM_SESSION": f"test-{os.getpid()}"}
+def test_ranks_carry_the_mark_and_end_with_it(launch, count):
+    mark: dict[str, object] = {"BALSAM_JOB_ID": 7, "BALSAM_SESSION": f"test-{os.getpid()}"}
     env = {**os.environ, **{name: str(value) for name, value in mark.items()}}
-    words = launch_line("mpich", MPIEXEC, nodes=2, ranks_per_node=1)
-    with subprocess.Popen([*words, count, "stay"], env=env, stdout=subprocess.PIPE, text=True) as mpiexec:
+    run = [*launch(nodes=2, ranks_per_node=1), count, "stay"]
+    with subprocess.Popen(run, env=env, stdout=subprocess.PIPE, text=True) as mpiexec:
         assert mpiexec.stdout is not None
         said = [mpiexec.stdout.readline(), mpiexec.stdout.readline()]
         assert sorted(text.split(",")[0] for text in said) == ["rank 0 of 2", "rank 1 of 2"]
-        assert len(processes.find([mark])) == 4  # mpiexec, its proxy, the ranks
-        mpiexec.send_signal(signal.SIGKILL)
-        processes.end([mark], 0)
+        assert len(processes.find([mark])) >= 3  # mpiexec, perhaps a proxy, the ranks
+        mpiexec.kill()
+        processes.end([mark], 0)  # the ranks of Open MPI outlive it
     assert not processes.find([mark])

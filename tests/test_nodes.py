@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 
 from balsam_jupyter.engines.embedded.launcher import node
-from balsam_jupyter.engines.embedded.launcher.mpi import launch_line
+from balsam_jupyter.engines.embedded.launcher.mpi import flavour, launch_line
 from balsam_jupyter.engines.embedded.launcher.nodes import NodeWorkers, RemoteProcess
 
 from .processes import children_of, is_running
 
 ROOT = Path(__file__).parents[1]
-MPIEXEC = str(Path(sys.executable).parent / "mpiexec")
 ENV = {"PATH": os.environ["PATH"]}
 
 # What a task may do: leave its group and session, clear its environment, and let its parent end.
@@ -64,8 +63,10 @@ def keep(request: pytest.FixtureRequest) -> Iterator[Callable[..., NodeWorkers]]
 
 
 @pytest.fixture
-def mpi() -> list[str]:
-    return launch_line("mpich", MPIEXEC, nodes=2, ranks_per_node=1)
+def mpi(mpi_bin: Path) -> list[str]:
+    """The launch line of two node workers, with the MPI at hand."""
+    mpiexec = str(mpi_bin / "mpiexec")
+    return launch_line(flavour(mpiexec), mpiexec, nodes=2, ranks_per_node=1)
 
 
 def cats(workers: NodeWorkers) -> list[RemoteProcess]:
@@ -108,15 +109,16 @@ def test_a_node_worker_is_killed(keep):
 
 
 def under_mpi(workers: NodeWorkers) -> tuple[int, int, list[int]]:
-    """Process ids of mpiexec, its proxy and the node workers."""
+    """Process ids of mpiexec, its proxy (with Open MPI it has none and is it itself) and the node workers."""
     (mpiexec,) = workers.pids()
-    (proxy,) = [pid for pid in children_of(mpiexec) if b"proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    below = children_of(mpiexec)
+    proxy = next((pid for pid in below if b"proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()), mpiexec)
     return mpiexec, proxy, children_of(proxy)
 
 
 @pytest.mark.parametrize("victim", ["mpiexec", "worker"])
 def test_mpi_launch_is_killed(keep, mpi, victim):
-    workers = keep(2, ENV, mpi=mpi)
+    workers = keep(2, os.environ, mpi=mpi)
     started = cats(workers)
     mpiexec, proxy, ranks = under_mpi(workers)
     assert sorted(children_of(ranks[0]) + children_of(ranks[1])) == sorted(each.pid for each in started)
@@ -130,9 +132,10 @@ def test_mpi_launch_is_killed(keep, mpi, victim):
     assert [end(each) for each in started + later] == [None, None, 0, 0]
 
 
-def test_the_proxy_of_mpiexec_is_killed(keep, mpi):
+def test_the_proxy_of_mpiexec_is_killed(keep):
     """Its ranks keep the proxy's connection open: mpiexec sees nothing, and the node workers go on."""
-    workers = keep(2, ENV, mpi=mpi)
+    mpi = launch_line("mpich", str(Path(sys.executable).parent / "mpiexec"), nodes=2, ranks_per_node=1)
+    workers = keep(2, os.environ, mpi=mpi)
     started = cats(workers)
     mpiexec, proxy, ranks = under_mpi(workers)
     os.kill(proxy, signal.SIGKILL)

