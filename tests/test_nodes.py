@@ -36,8 +36,9 @@ def until(workers: NodeWorkers, holds: Callable[[], object], timeout: float = 30
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline, "it did not come to hold"
-        select.select([workers], [], [], min(0.02, workers.patience()))
-        workers.serve()
+        ready, _, _ = select.select([workers], [], [], min(0.02, workers.patience()))
+        if ready or not workers.patience():
+            workers.serve()
 
 
 def echoes(process: RemoteProcess, text: bytes) -> bool:
@@ -114,6 +115,13 @@ def under_mpi(workers: NodeWorkers) -> tuple[int, int, list[int]]:
     below = children_of(mpiexec)
     proxy = next((pid for pid in below if b"proxy" in Path(f"/proc/{pid}/cmdline").read_bytes()), mpiexec)
     return mpiexec, proxy, children_of(proxy)
+
+
+def test_a_node_worker_is_killed_before_it_has_said_a_word(keep):
+    workers = keep(1, ENV, "true {{ worker }}; exec sleep 1")
+    (first,) = workers.pids()
+    os.kill(first, signal.SIGKILL)
+    until(workers, lambda: workers.pids() not in ([first], []))
 
 
 @pytest.mark.parametrize("victim", ["mpiexec", "worker"])

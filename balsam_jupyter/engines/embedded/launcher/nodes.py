@@ -27,6 +27,7 @@ from .node import PACKET, same_user
 log = logging.getLogger("balsam_jupyter.launcher")
 
 TICK_S = 1.0  # so often is looked whether a launch has ended that no socket tells of
+ENDING_S = 0.01  # and so often, whether one that was killed has
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0  # between a launch that ended and the next
 STEADY_S = 10.0  # a launch that lasted so long was a good one: the next comes after the first pause again
 _EXIT_S = 5.0
@@ -142,6 +143,7 @@ class NodeWorkers:
         self.links: dict[int, _Link] = {}  # by file descriptor
         self.waiting: list[deque[tuple[RemoteProcess, list[int]]]] = [deque() for _ in range(count)]
         self.numbers = 0
+        self.served = 0.0
         if mpi:
             self.launches = [_Launch(range(count), lambda worker: [*mpi, *worker])]
         elif worker_launch:
@@ -155,10 +157,12 @@ class NodeWorkers:
         return self.epoll.fileno()
 
     def patience(self) -> float:
-        """Seconds after which `serve` has to be called, even if nothing is readable."""
-        now = time.monotonic()
-        each = (0.01 if a.broken else TICK_S if a.process is not None else a.due - now for a in self.launches)
-        return max(0.0, min(each))
+        """Seconds after which `serve` has to be called, even if nothing is readable; 0: now."""
+        due = (
+            self.served + (ENDING_S if each.broken else TICK_S) if each.process is not None else each.due
+            for each in self.launches
+        )
+        return max(0.0, min(due) - time.monotonic())
 
     def pids(self) -> list[int]:
         """Process ids of the launches that run: node workers, or the MPI launcher."""
@@ -192,6 +196,7 @@ class NodeWorkers:
 
     def serve(self) -> None:
         """Take in what node workers say, send what waits, start launches that are due."""
+        self.served = time.monotonic()
         for fd, events in self.epoll.poll(0):
             if fd == self.listener.fileno():
                 self._accept()
