@@ -115,7 +115,7 @@ def race(script: str, title: str, racers: Sequence[Racer], rounds: int, tasks: i
     reasons: dict[str, str] = {}
     for number in range(rounds):
         said = []
-        for racer in chosen:
+        for racer in chosen if number % 2 == 0 else reversed(chosen):  # nobody is always behind the same one
             if racer.name in reasons or (racer.slow and number >= SLOW_ROUNDS):
                 continue
             answer = _take_turn(script, racer.name, base, number, tasks)

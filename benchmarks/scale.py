@@ -17,8 +17,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from _common import Timer, arguments, launcher, scratch, site
+
+if TYPE_CHECKING:
+    from balsam_jupyter import BalsamExecutor
 
 CHUNK = 100_000
 LOOKS = 50
@@ -30,7 +34,7 @@ def rss_mb(field: str = "VmRSS") -> float:
     return int(text.partition(f"{field}:")[2].split()[0]) / 1024
 
 
-def open_executor(base: Path, name: str):  # type: ignore[no-untyped-def]
+def open_executor(base: Path, name: str) -> BalsamExecutor:
     from balsam_jupyter import ApplicationDefinition, BalsamExecutor
 
     class Command(ApplicationDefinition):
@@ -104,7 +108,7 @@ def look(base: Path, name: str, label: str, tasks: int) -> dict[str, float]:
     }
 
 
-def status(executor) -> object:  # type: ignore[no-untyped-def]
+def status(executor: BalsamExecutor) -> object:
     from balsam_jupyter.status import explain
 
     return explain(executor.site.engine)
