@@ -101,6 +101,9 @@ class Pilot:
         while True:
             for fd, _ in self.poll.poll(self.patience() * 1000):
                 self.serve(fd)
+            for workers in self.workers.values():
+                if not workers.patience():
+                    workers.serve()
             while self.calls:
                 self.calls.popleft()()
             now = time.monotonic()
