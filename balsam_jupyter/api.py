@@ -13,7 +13,7 @@ from .api_jobs import JobManager, JobWaitResult
 from .api_query import DoesNotExist, Field, Manager, Model, MultipleObjectsReturned, Query, matches, sort_by
 from .api_site import Site, current_site, existing_site, find_site, open_site
 from .errors import BadInput
-from .models import JOB_STATES, Allocation, AppRecord
+from .models import Allocation, AppRecord, Events
 
 __all__ = [
     "App",
@@ -37,8 +37,6 @@ __all__ = [
 ]
 
 B = TypeVar("B", bound="BatchJob")
-_LATE = frozenset(JOB_STATES[JOB_STATES.index("RUNNING") + 1 :])
-"""States a commit reached at its end time."""
 
 
 def _when(seconds: float | None) -> datetime.datetime | None:
@@ -87,6 +85,8 @@ class BatchJob(Model):
     optional_params: Field[dict[str, str]] = Field()
     filter_tags: Field[dict[str, str]] = Field()
     partitions: Field[list[dict[str, Any]]] = Field()
+    wf_filter: Field[str] = Field()
+    by_service: Field[bool] = Field()
     state: Field[str | None] = Field()
     scheduler_id: Field[int | None] = Field()
     status_info: Field[dict[str, str]] = Field()
@@ -104,7 +104,8 @@ class BatchJob(Model):
         queue: str = "local",
         optional_params: Mapping[str, str] | None = None,
         filter_tags: Mapping[str, str] | None = None,
-        partitions: Sequence[Mapping[str, Any]] | None = None,
+        partitions: Sequence[Mapping[str, Any] | str] | None = None,
+        wf_filter: str = "",
     ) -> None:
         super().__init__()
         self._site = existing_site(site_id)
@@ -119,6 +120,7 @@ class BatchJob(Model):
             optional_params=dict(optional_params or {}),
             filter_tags=dict(filter_tags or {}),
             partitions=list(partitions or []),
+            wf_filter=wf_filter,
         )
 
     @classmethod
@@ -153,7 +155,7 @@ class BatchJob(Model):
     def _may_set(self, name: str) -> bool:
         if self._allocation is not None:
             return name == "state"
-        return name not in ("id", "state", "scheduler_id", "status_info", "start_time", "end_time")
+        return name not in ("id", "state", "scheduler_id", "status_info", "start_time", "end_time", "by_service")
 
     def save(self) -> None:
         """Ask for the allocation, or end a stored one whose `state` was set to ``"pending_deletion"``."""
@@ -256,28 +258,19 @@ def _events(jobs: set[int] | None) -> Iterator[EventLog]:
     """Single transitions, from commits that may hold those of many jobs."""
     engine, cursor = existing_site().engine, ""
     while True:
-        page = engine.events(cursor)
+        page = engine.events(cursor) if jobs is None else Events("", engine.history(jobs))
         cursor = page.cursor
         for row in page.rows:
             span = range(row.first_id, row.last_id + 1)
             ids = span if jobs is None else sorted(number for number in jobs if number in span)
+            steps = row.steps()
             for number in ids:
-                for at, state in enumerate(row.path[1:], 1):
+                for left, reached, time, data in steps:
                     yield EventLog(
-                        id=row.seq,
-                        job_id=number,
-                        timestamp=_when(row.end_time if state in _LATE else row.time),
-                        from_state=row.path[at - 1],
-                        to_state=state,
-                        # what a commit says is about its error, or else about where it ended
-                        data=row.data if state == _told(row.path) else {},
+                        id=row.seq, job_id=number, timestamp=_when(time), from_state=left, to_state=reached, data=data
                     )
-        if not page.rows:
+        if not page.rows or jobs is not None:
             return
-
-
-def _told(path: tuple[str, ...]) -> str:
-    return next((state for state in path[1:] if state in ("RUN_ERROR", "RUN_TIMEOUT")), path[-1])
 
 
 def _all_apps() -> list[App]:

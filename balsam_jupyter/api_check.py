@@ -115,7 +115,8 @@ def allocation_request(
     project: str = "local",
     optional_params: Mapping[str, str] | None = None,
     filter_tags: Mapping[str, str] | None = None,
-    partitions: Sequence[Mapping[str, Any]] | None = None,
+    partitions: Sequence[Mapping[str, Any] | str] | None = None,
+    wf_filter: str = "",
 ) -> AllocationRequest:
     """An allocation to ask for, checked against the site."""
     nodes = positive_int("num_nodes", num_nodes)
@@ -134,27 +135,67 @@ def allocation_request(
     return AllocationRequest(
         num_nodes=nodes,
         wall_time_min=minutes,
-        job_mode=_mode(job_mode),
+        job_mode=mode(job_mode),
         queue=queue,
         project=project,
         optional_params=text_map("optional_params", optional_params),
         filter_tags=text_map("filter_tags", filter_tags),
         partitions=parts,
+        wf_filter=text_filter(wf_filter),
     )
 
 
-def _mode(job_mode: object) -> str:
-    if job_mode not in JOB_MODES:
-        raise BadInput(f"job_mode is 'mpi' or 'serial', not {job_mode!r}.{nearest(str(job_mode), JOB_MODES)}")
-    return str(job_mode)
+def text_filter(wf_filter: object) -> str:
+    """A text to look for in the tag ``workflow``; None is none."""
+    if wf_filter is None:
+        return ""
+    if not isinstance(wf_filter, str) or "\0" in wf_filter:
+        raise BadInput(f"wf_filter is a text to look for in the tag 'workflow', not {wf_filter!r}.")
+    return wf_filter
 
 
-def _partition(part: Mapping[str, Any]) -> dict[str, Any]:
+def mode(name: object) -> str:
+    """A job mode."""
+    if name not in JOB_MODES:
+        raise BadInput(f"job_mode is 'mpi' or 'serial', not {name!r}.{nearest(str(name), JOB_MODES)}")
+    return str(name)
+
+
+def partition(text: str) -> dict[str, Any]:
+    """A partition written as Balsam writes it: ``mode:nodes`` and any number of ``:key=value``.
+
+    Raises
+    ------
+    BadInput
+        Says how a partition is written.
+    """
+    written = f"the partition {text!r}: write MODE:NODES[:KEY=VALUE…], such as mpi:2:role=leader"
+    name, _, rest = text.partition(":")
+    number, *pairs = rest.split(":")
+    if not number.strip().isdecimal():
+        raise BadInput(f"{number or 'nothing'!r} is no number of nodes in {written}.")
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise BadInput(f"{pair!r} is not KEY=VALUE in {written}.")
+        tags[key] = value
+    return _partition({"job_mode": name.strip(), "num_nodes": int(number), "filter_tags": tags})
+
+
+def nodes_of(nodes: int | None, partitions: Sequence[Mapping[str, Any]]) -> int:
+    """The nodes to ask for where none were given: those of all partitions, or 1."""
+    return sum(part["num_nodes"] for part in partitions) or 1 if nodes is None else nodes
+
+
+def _partition(part: Mapping[str, Any] | str) -> dict[str, Any]:
+    if isinstance(part, str):
+        return partition(part)
     known = ("job_mode", "num_nodes", "filter_tags")
     if not isinstance(part, Mapping) or not {"num_nodes"} <= set(part) <= set(known):
         raise BadInput(f"A partition is a mapping with {listing(known)}, not {part!r}.")
     return {
-        "job_mode": _mode(part.get("job_mode", "mpi")),
+        "job_mode": mode(part.get("job_mode", "mpi")),
         "num_nodes": positive_int("num_nodes of a partition", part["num_nodes"]),
         "filter_tags": text_map("filter_tags of a partition", part.get("filter_tags")),
     }

@@ -6,12 +6,15 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .api_query import Field, Manager, Model
 from .engines.base import Engine, open_engine, registered_site
 from .errors import BadInput, NotFound, listing, nearest
 from .models import AppRecord, SiteRecord
+
+if TYPE_CHECKING:
+    from .service import SiteService
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,13 @@ class Site(Model):
         if self._engine is None:
             self._engine = _opened(self._kind, self._record.name, self._record.path or None).engine
         return self._engine
+
+    @property
+    def service(self) -> SiteService:
+        """What asks for allocations by itself while work waits: ``site.service.start(max_nodes=4)``."""
+        from .service import SiteService
+
+        return SiteService(self.engine)
 
     @property
     def data_path(self) -> Path:

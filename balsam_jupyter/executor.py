@@ -99,7 +99,8 @@ class BalsamExecutor:
         project: str = "local",
         optional_params: Mapping[str, str] = _NONE,
         filter_tags: Mapping[str, str] = _NONE,
-        partitions: Sequence[Mapping[str, Any]] = (),
+        partitions: Sequence[Mapping[str, Any] | str] = (),
+        wf_filter: str = "",
     ) -> BatchJob:
         """Ask for a block of nodes in which tasks run.
 
@@ -119,8 +120,10 @@ class BalsamExecutor:
             Variables of the site's ``job-template.sh``.
         filter_tags : mapping
             Run only tasks that have all these tags.
-        partitions : list of mappings, optional
-            Parts with `num_nodes`, `job_mode` and `filter_tags` of their own.
+        partitions : list of mappings or str, optional
+            Parts with `num_nodes`, `job_mode` and `filter_tags` of their own, or written ``"mpi:2:role=leader"``.
+        wf_filter : str
+            Run only tasks whose tag ``workflow`` (which an ensemble's name fills) has this text in it.
 
         Returns
         -------
@@ -138,6 +141,7 @@ class BalsamExecutor:
             optional_params,
             filter_tags,
             partitions,
+            wf_filter,
         )
         allocation = BatchJob._of(site.engine.allocate(request), site)
         self.allocations.append(allocation)

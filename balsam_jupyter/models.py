@@ -17,6 +17,8 @@ JOB_STATES: tuple[str, ...] = (
 RUNNABLE = frozenset({"PREPROCESSED", "RESTART_READY"})
 TERMINAL = frozenset({"JOB_FINISHED", "FAILED", "USER_KILLED"})
 
+_AFTER_RUNNING = frozenset(JOB_STATES[JOB_STATES.index("RUNNING") + 1 :])
+
 TASK_STATES: tuple[str, ...] = ("WAITING", "RUNNING", "FINISHED", "FAILED", "USER_KILLED")
 """libEnsemble's task states, in the order a view shows them."""
 
@@ -193,6 +195,20 @@ class EventRow(NamedTuple):
     end_time: float
     data: dict[str, Any]
 
+    def steps(self) -> list[tuple[str, str, float, dict[str, Any]]]:
+        """Each change apart: the state left, the state reached, when, and what was said about it."""
+        # what a commit says is about its error, or else about where it ended
+        told = next((state for state in self.path[1:] if state in ("RUN_ERROR", "RUN_TIMEOUT")), self.path[-1])
+        return [
+            (
+                left,
+                reached,
+                self.end_time if reached in _AFTER_RUNNING else self.time,
+                self.data if reached == told else {},
+            )
+            for left, reached in zip(self.path, self.path[1:], strict=False)
+        ]
+
 
 class Events(NamedTuple):
     """Changes since a cursor, and the next cursor. `reset` is true when the cursor was too old to follow."""
@@ -214,6 +230,8 @@ class Query:
     app_name: str | None = None
     batch_job_id: int | None = None
     workdir: str | None = None
+    after_id: int | None = None
+    """Only ids above this: the next page of many jobs in the order of their ids."""
     order: str = "id"
     """A column of JobRow that is a plain number or text, with a leading ``-`` for descending."""
     limit: int | None = None
@@ -246,6 +264,8 @@ class AllocationRequest:
     partitions: tuple[Mapping[str, Any], ...] = ()
     wf_filter: str = ""
     """Run only jobs whose tag ``workflow`` has this text in it."""
+    by_service: bool = False
+    """The site's service asked for it."""
 
 
 @dataclass
@@ -282,3 +302,60 @@ class Usage:
 
     node_hours: float
     task_hours: float
+
+
+class Finding(NamedTuple):
+    """Something a check of a site found, what to do about it, and whether it is a fault (or only litter)."""
+
+    what: str
+    todo: str
+    fault: bool = True
+
+
+class Vacuumed(NamedTuple):
+    """What a vacuum of a site did. Sizes of the store are in bytes."""
+
+    size_before: int
+    size_after: int
+    folders: int
+    """Folders of closed sessions that it removed."""
+    jobs: int
+    """Jobs that a session held which no longer is; they can run again."""
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """What the service of a site may ask for.
+
+    Allocations of `min_nodes` to `max_nodes` nodes (`max_nodes` also for all it has asked for together) for
+    `wall_time_min` minutes, at most `max_queued` of them waiting for nodes; for jobs that match `filter_tags` and
+    `wf_filter`. It decides at most once in `period` seconds.
+    """
+
+    min_nodes: int = 1
+    max_nodes: int = 1
+    wall_time_min: float = 60
+    job_mode: str = "mpi"
+    max_queued: int = 1
+    filter_tags: Mapping[str, str] = field(default_factory=dict)
+    wf_filter: str = ""
+    queue: str = "local"
+    project: str = "local"
+    period: float = 1.0
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """Whether a site's service runs, and with which settings (None: it never did).
+
+    `since` is when it was started (seconds since the epoch). `died` is true if it ended without having been stopped.
+    `allocations` are those it asked for that have not ended; `log` the last lines of its log.
+    """
+
+    running: bool
+    settings: ServiceSettings | None = None
+    pid: int | None = None
+    since: float | None = None
+    died: bool = False
+    allocations: tuple[int, ...] = ()
+    log: tuple[str, ...] = ()

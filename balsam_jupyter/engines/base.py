@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Protocol
 
 from ..models import (
@@ -10,14 +11,42 @@ from ..models import (
     AllocationRequest,
     AppRecord,
     EnsembleRecord,
+    EventRow,
     Events,
+    Finding,
     JobRow,
     JobSpec,
     Query,
+    ServiceSettings,
+    ServiceStatus,
     SiteRecord,
     Submitted,
     Usage,
+    Vacuumed,
 )
+
+
+class Service(Protocol):
+    """What asks for allocations on the user's behalf, one process for a site.
+
+    An engine whose sites have such a service of their own (Balsam's elastic queue is set up at the site) raises
+    `Unsupported` from all of these.
+    """
+
+    def start(self, settings: ServiceSettings, replace: bool = False) -> ServiceStatus:
+        """Start it detached; if it runs already with these settings, nothing happens.
+
+        Raises `BadInput` if it runs with others, unless `replace`, and `SiteError` if it does not come up.
+        """
+
+    def stop(self, revoke: bool = False) -> bool:
+        """Stop it; false if it did not run. What it asked for goes on, unless `revoke`."""
+
+    def status(self) -> ServiceStatus:
+        """How it is."""
+
+    def run(self, settings: ServiceSettings, show: Callable[[str], None]) -> None:
+        """Be the service, until SIGINT, SIGTERM or SIGHUP; `show` gets the lines of its log."""
 
 
 class Engine(Protocol):
@@ -56,6 +85,9 @@ class Engine(Protocol):
         Returns at the first change or after `timeout` seconds.
         """
 
+    def history(self, ids: Iterable[int]) -> list[EventRow]:
+        """All state changes of these jobs, oldest first."""
+
     def update(self, query: Query, state: str, wait_time: float | None = 0.5) -> int:
         """Kill (USER_KILLED) or retry (RESTART_READY) jobs; returns how many it applies to.
 
@@ -93,6 +125,9 @@ class Engine(Protocol):
     def output(self, job_id: int, tail: int | None = None) -> str:
         """The job's log (job.out), or its last `tail` lines; "" before there is one."""
 
+    def read_output(self, job_id: int, start: int, most: int) -> bytes:
+        """At most `most` bytes of the job's log from `start` on; b"" at its end and before there is one."""
+
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
         """The exact argument list and the added environment a job starts with."""
 
@@ -101,6 +136,26 @@ class Engine(Protocol):
 
     def usage(self) -> Usage:
         """What this site has spent."""
+
+    def run_allocation(self, request: AllocationRequest, show: Callable[[str], None]) -> Allocation:
+        """Ask for a BatchJob and run its launcher as a child of this process, until it has ended.
+
+        `show` gets the lines of its log. SIGINT, SIGTERM and SIGHUP stop it gracefully. An engine whose launchers
+        run on other machines raises `Unsupported`; `allocate` is the way round.
+        """
+
+    @property
+    def service(self) -> Service:
+        """The site's service."""
+
+    def check(self) -> list[Finding]:
+        """What is wrong with the site, with what to do; an engine that cannot look raises `Unsupported`."""
+
+    def vacuum(self) -> Vacuumed:
+        """Make the store small and remove what ended launchers left.
+
+        Raises `SiteError` while launchers run. An engine that keeps no store of its own raises `Unsupported`.
+        """
 
     def close(self) -> None:
         """Let go of files and sockets; jobs and launchers go on."""
@@ -123,6 +178,15 @@ def open_engine(kind: str, name: str | None = None, path: str | None = None) -> 
     raise BadInput(f"Unknown engine {kind!r}: this version has 'embedded'.{nearest(kind, ['embedded'])}")
 
 
+def sites(kind: str) -> list[SiteRecord]:
+    """The registered sites of that kind, without opening one: id, name and directory."""
+    if kind == "embedded":
+        from .embedded.site import known_sites
+
+        return [SiteRecord(number, name, str(path)) for name, (number, path) in known_sites().items()]
+    return []
+
+
 def registered_site(kind: str, ref: int | str) -> str:
     """The name of a site of that kind that exists already, from its name or id; for when none is open yet.
 
@@ -136,3 +200,12 @@ def registered_site(kind: str, ref: int | str) -> str:
 
         return find(ref)
     return str(ref)
+
+
+def site_around(kind: str, folder: Path) -> Path | None:
+    """The directory of the site of that kind that `folder` is, or lies in; None where there is none (or no such)."""
+    if kind == "embedded":
+        from .embedded.site import around
+
+        return around(folder)
+    return None

@@ -9,16 +9,19 @@ from typing import Any
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from ..api_check import nodes_of, partition
 from ..errors import BadInput, NotFound, listing
 from ..models import TASK_STATES, Query
 from ..status import explain, queued_behind, task_counts
-from . import appcell, outcome
+from ..verbs import kill, log_of
+from . import appcell, service
 from .line import assignments, pair, words
-from .progress import wait
+from .progress import point_to_failed, wait
 from .report import Log, Report, Table
 from .session import Session, one_line_errors
 from .submission import dry_run, sweep_of
 
+RESOURCES = ("num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "gpus_per_rank")
 _LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 
 
@@ -95,30 +98,37 @@ class BalsamMagics(Magics):
         return appcell.register(self.session.site, asked.name, body, f"%%balsam_app {line}\n{cell}")
 
     @magic_arguments()
-    @argument("-n", "--nodes", type=int, default=1, help="nodes (default 1)")
+    @argument("-n", "--nodes", type=int, help="nodes (default 1, or as many as the partitions have)")
     @argument("-t", "--minutes", type=float, default=10, help="minutes of wall time (default 10)")
     @argument("-q", "--queue", default="local", help="the queue")
     @argument("-A", "--project", default="local", help="the project that is charged")
-    @argument("--job-mode", default="serial", help="'serial' (the default) or 'mpi'")
+    @argument("-j", "--job-mode", default="serial", help="'serial' (the default) or 'mpi'")
     @argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="run only tasks with this tag")
+    @argument("--wf-filter", default="", metavar="TEXT", help="run only tasks whose ensemble has this in its name")
+    @argument("-p", "--partition", action="append", default=[], metavar="MODE:NODES[:KEY=VALUE]",
+              help="a part with a job mode, nodes and tags of its own")  # fmt: skip
     @line_magic
     @one_line_errors
     def balsam_allocate(self, line: str) -> Any:
         """Ask for nodes for some minutes, in which tasks then run. Returns the BatchJob.
 
-        Example::
+        Examples::
 
             %balsam_allocate -n 1 -t 10 -q local -A local --job-mode serial
+            %balsam_allocate -t 10 -p mpi:2:role=leader -p serial:6:role=worker
         """
         asked = self._options(self.balsam_allocate, line)
+        parts = [partition(text) for text in asked.partition]
         allocation = self.session.executor.submit_allocation(
             self.session.site.id,
-            asked.nodes,
+            nodes_of(asked.nodes, parts),
             asked.minutes,
             job_mode=asked.job_mode,
             queue=asked.queue,
             project=asked.project,
             filter_tags=appcell.pairs(asked.tag, "--tag"),
+            partitions=parts,
+            wf_filter=asked.wf_filter,
         )
         if behind := queued_behind(self.session.site.engine, allocation.id):
             print(f"Allocation {allocation.id} is queued, behind {behind}.")
@@ -129,6 +139,11 @@ class BalsamMagics(Magics):
     @argument("values", nargs="*", metavar="name=expression", help="the parameters")
     @argument("--name", help="the ensemble's name; left out: the app's and a hash of the sweep")
     @argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="a tag of the tasks")
+    @argument("--num-procs", type=int, metavar="N", help="processes (ranks) of a task")
+    @argument("--num-nodes", type=int, metavar="N", help="nodes of a task")
+    @argument("--procs-per-node", type=int, metavar="N", help="processes on each node")
+    @argument("--max-tasks-per-node", type=int, metavar="N", help="tasks at most on one node")
+    @argument("--gpus-per-rank", type=float, default=0, metavar="N", help="GPUs of each process")
     @argument("--zip", action="store_true", help="pair the lists item by item instead of a grid")
     @argument("--dry-run", action="store_true", help="show the rows and the first commands; store nothing")
     @no_var_expand
@@ -154,9 +169,10 @@ class BalsamMagics(Magics):
         if asked.dry_run:
             return dry_run(self.session.executor, asked.app, sweep)
         tags = dict(pair(text, "--tag") for text in asked.tag)
-        ensemble = self.session.executor.submit_sweep(asked.app, sweep, name=asked.name, tags=tags)
+        wants = {name: getattr(asked, name) for name in RESOURCES}
+        ensemble = self.session.executor.submit_sweep(asked.app, sweep, name=asked.name, tags=tags, **wants)
         if ensemble.kept:
-            outcome.point_to_failed(ensemble)
+            point_to_failed(ensemble)
         return ensemble
 
     @magic_arguments()
@@ -213,7 +229,7 @@ class BalsamMagics(Magics):
         asked = self._options(self.balsam_wait, line)
         ensemble = self.session.ensemble(asked.name)
         wait(self.session.site.engine, ensemble.name, asked.timeout, self._ipython)
-        outcome.point_to_failed(ensemble)
+        point_to_failed(ensemble)
         return ensemble
 
     @magic_arguments()
@@ -252,21 +268,27 @@ class BalsamMagics(Magics):
         found = engine.jobs(query)
         if not found:
             return Log(f"No task of {words_for_it} has failed. %balsam_logs ID shows the log of any task.")
-        return outcome.log_of(engine, found[0], asked.lines)
+        return Log(log_of(engine, found[0], asked.lines))
 
     @magic_arguments()
-    @argument("what", metavar="task", help="a task's id, name or work directory, or an ensemble: all its tasks")
+    @argument(
+        "what", nargs="+", metavar="task", help="a task's id, name or work directory, or an ensemble: all its tasks"
+    )
+    @argument("--now", action="store_true", help="SIGKILL at once, instead of SIGTERM and half a second")
     @line_magic
     @one_line_errors
     def balsam_kill(self, line: str) -> Any:
-        """End a task, or all tasks of an ensemble that are not done.
+        """End tasks, or all tasks of ensembles, that are not done.
 
-        Example::
+        Examples::
 
             %balsam_kill scan-1
+            %balsam_kill 17 18 --now
         """
-        query, words_for_it = self.session.find(self._options(self.balsam_kill, line).what)
-        return Report(outcome.kill(self.session.site.engine, query, words_for_it))
+        asked = self._options(self.balsam_kill, line)
+        found = [self.session.find(what) for what in asked.what]  # a mistake in one kills none
+        wait_time = 0.0 if asked.now else 0.5
+        return Report("\n".join(kill(self.session.site.engine, *each, wait_time) for each in found))
 
     @magic_arguments()
     @argument("which", nargs="?", help="the allocation's id, or 'all'; left out: the only one there is")
@@ -294,3 +316,18 @@ class BalsamMagics(Magics):
         ended = {number: self.session.executor.revoke_allocation(one) for number, one in chosen.items()}
         said = [f"Allocation {at} {'ended' if gone else 'is still ending'}." for at, gone in ended.items()]
         return Report("", [], said)
+
+    @magic_arguments()
+    @service.arguments
+    @line_magic
+    @one_line_errors
+    def balsam_service(self, line: str) -> Any:
+        """Let the site ask for allocations by itself while work waits: start, stop or status.
+
+        Examples::
+
+            %balsam_service start --max-nodes 2 -t 20 --job-mode serial
+            %balsam_service status
+            %balsam_service stop
+        """
+        return service.act(self.session.site, self._options(self.balsam_service, line))

@@ -13,6 +13,7 @@ from ..widgets import static
 
 if TYPE_CHECKING:
     from ..engines.base import Engine
+    from ..ensemble import Ensemble
     from ..monitor import Snapshot
 
 STEP_S = 1.0
@@ -97,6 +98,12 @@ def wait(engine: Engine, name: str, timeout: float | None, shell: Any) -> None:
         ) from None
     finally:
         line.close()
+
+
+def point_to_failed(ensemble: Ensemble) -> None:
+    """Print how to see why rows failed, if any did; printed, so that it is seen in the middle of a cell, too."""
+    if failed := ensemble.counts()["FAILED"]:
+        print(f"{failed} failed: %balsam_logs {ensemble.name} shows why")
 
 
 def _idle(told: Snapshot) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,8 +10,9 @@ from IPython.core.error import UsageError
 
 from ..api import Site
 from ..api_site import existing_site
-from ..errors import BalsamJupyterError, NotFound, listing, nearest
-from ..models import JobRow, Query
+from ..errors import BalsamJupyterError, NotFound
+from ..models import Query
+from ..verbs import find, known
 
 if TYPE_CHECKING:
     from ..ensemble import Ensemble
@@ -66,38 +66,12 @@ class Session:
         """
         names = self._names()
         if name not in names:
-            raise NotFound(f"Site {self.site.name!r} has no ensemble {name!r}. {_known(name, names)}")
+            raise NotFound(f"Site {self.site.name!r} has no ensemble {name!r}. {known(name, names)}")
         return self.executor.ensemble(name)
 
     def find(self, text: str) -> tuple[Query, str]:
-        """What TASK or NAME means: an ensemble's name, a task's id, its name or its work directory. With words for it.
-
-        Raises
-        ------
-        NotFound
-            If it is none of these; names the nearest ensemble.
-        """
-        names = self._names()
-        if text in names:
-            return Query(ensemble=text), f"ensemble {text!r}"
-        if text.isdecimal() and len(text) < 19 and self._rows(Query(ids=(int(text),), limit=1)):
-            return Query(ids=(int(text),)), f"task {text}"
-        task_name = re.fullmatch(r"(.+)_(\d{1,18})", text)
-        if task_name and (found := self._rows(Query(ids=(int(task_name[2]),)))) and found[0].app_name == task_name[1]:
-            return Query(ids=(found[0].id,)), f"task {found[0].id}"
-        for workdir in (text, f"libe_workflow/{text}"):
-            if found := self._rows(Query(workdir=workdir, limit=1)):
-                return Query(ids=(found[0].id,)), f"task {found[0].id}"
-        raise NotFound(
-            f"Site {self.site.name!r} has no ensemble, task or work directory {text!r}. {_known(text, names)}"
-        )
+        """What TASK or NAME means at the current site, with words for it."""
+        return find(self.site.engine, text)
 
     def _names(self) -> list[str]:
         return [record.name for record in self.site.engine.ensembles()]
-
-    def _rows(self, query: Query) -> list[JobRow]:
-        return self.site.engine.jobs(query)
-
-
-def _known(text: str, names: list[str]) -> str:
-    return f"Its ensembles are {listing(reversed(names))}.{nearest(text, names)}"

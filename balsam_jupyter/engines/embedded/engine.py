@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ...errors import BadInput, NotFound, listing, nearest
@@ -15,7 +15,9 @@ from ...models import (
     AllocationRequest,
     AppRecord,
     EnsembleRecord,
+    EventRow,
     Events,
+    Finding,
     JobRow,
     JobSpec,
     Query,
@@ -23,13 +25,15 @@ from ...models import (
     SiteRecord,
     Submitted,
     Usage,
+    Vacuumed,
 )
 from ...outputs import regular
-from . import scheduler, site
+from . import foreground, scheduler, site, upkeep
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
 from .launcher.prepare import Preparer, clean_environment, launch_words
 from .recovery import Recovery
+from .service_control import ServiceControl
 from .sessions import try_lock
 from .store import Store, jobs, records, work
 
@@ -202,6 +206,9 @@ class EmbeddedEngine:
             ear.wait(min(left, _LOOK_S))
             self.look_after()
 
+    def history(self, ids: Iterable[int]) -> list[EventRow]:
+        return records.history(self.store.con, ids)
+
     def _ear(self) -> Listener:
         """This thread's listener: two waiting threads must not take each other's rings."""
         ear: Listener | None = getattr(self._local, "ear", None)
@@ -236,6 +243,19 @@ class EmbeddedEngine:
     # -- allocations --------------------------------------------------------------------------------------
 
     def allocate(self, request: AllocationRequest) -> Allocation:
+        self._check_request(request)
+        with self.store.transaction() as con:
+            allocation_id = records.add_allocation(con, request)
+        scheduler.reconcile(self.path, self.store)
+        scheduler.start_waiting(self.path, self.store, self.settings)
+        self.bell.ring()
+        return records.allocation(self.store.con, allocation_id)
+
+    def run_allocation(self, request: AllocationRequest, show: Callable[[str], None]) -> Allocation:
+        self._check_request(request)
+        return foreground.run(self, request, show)
+
+    def _check_request(self, request: AllocationRequest) -> None:
         self._check_nodes(request.num_nodes)
         if request.wall_time_min <= 0:
             raise BadInput(f"wall_time_min is {request.wall_time_min}; give more than 0 minutes.")
@@ -245,12 +265,6 @@ class EmbeddedEngine:
             raise BadInput(f"Unknown queue {request.queue!r}: the embedded engine has one, 'local'.")
         site.Settings.read(self.path / "settings.yml")  # its launcher will
         scheduler.check_template(self.path)
-        with self.store.transaction() as con:
-            allocation_id = records.add_allocation(con, request)
-        scheduler.reconcile(self.path, self.store)
-        scheduler.start_waiting(self.path, self.store, self.settings)
-        self.bell.ring()
-        return records.allocation(self.store.con, allocation_id)
 
     def allocations(self) -> list[Allocation]:
         self.look_after()
@@ -314,6 +328,13 @@ class EmbeddedEngine:
             return "\n".join(file.read().decode(errors="replace").splitlines()[-tail:] if tail > 0 else [])
         return ""
 
+    def read_output(self, job_id: int, start: int, most: int) -> bytes:
+        log = self._workdir(job_id) / "job.out"
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(log, "rb", opener=regular) as file:
+            file.seek(start)
+            return file.read(most)
+        return b""
+
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
         self._check(job.resources)
         record = next((app for app in records.apps(self.store.con, job.app_id)), None)
@@ -329,6 +350,18 @@ class EmbeddedEngine:
 
     def usage(self) -> Usage:
         return records.usage(self.store.con)
+
+    # -- service and upkeep -------------------------------------------------------------------------------
+
+    @property
+    def service(self) -> ServiceControl:
+        return ServiceControl(self)
+
+    def check(self) -> list[Finding]:
+        return upkeep.check(self.path, self.store)
+
+    def vacuum(self) -> Vacuumed:
+        return upkeep.vacuum(self.path, self.store)
 
     def close(self) -> None:
         for ear in self._ears:

@@ -292,6 +292,11 @@ def find(site: int | str) -> str:
     raise NotFound(f"There is no site {site!r}; the sites: {listing(sites)}.{nearest(str(site), sites)}")
 
 
+def around(folder: Path) -> Path | None:
+    """The site that `folder` is, or lies in."""
+    return next((one for one in (folder, *folder.parents) if (one / "balsam.db").is_file()), None)
+
+
 def create(folder: Path) -> None:
     """Make the site's folders and files where they are missing."""
     try:

@@ -237,6 +237,8 @@ def where(query: Query) -> tuple[str, list[Any]]:
         )
     if query.batch_job_id is not None:
         add("job.batch_job_id = ?", query.batch_job_id)
+    if query.after_id is not None:
+        add("job.id > ?", query.after_id)
     if query.workdir is not None:
         add(*_at_workdir(query.workdir))
     return " AND ".join(terms) or "1", arguments

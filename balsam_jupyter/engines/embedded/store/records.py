@@ -6,6 +6,7 @@ import base64
 import json
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -170,15 +171,30 @@ def end_allocation(con: sqlite3.Connection, allocation_id: int, state: str, reas
     )
 
 
+_EVENT = "seq, first_id, last_id, path, time, end_time, data"
+
+
 def events(con: sqlite3.Connection, after: int, limit: int) -> list[EventRow]:
-    rows = con.execute(
-        "SELECT seq, first_id, last_id, path, time, end_time, data FROM event WHERE seq > ? ORDER BY seq LIMIT ?",
-        (after, limit),
-    ).fetchall()
-    return [
-        EventRow(seq, first, last, tuple(path.split(">")), began, end, json.loads(data) if data else {})
-        for seq, first, last, path, began, end, data in rows
-    ]
+    rows = con.execute(f"SELECT {_EVENT} FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)).fetchall()
+    return [_event(row) for row in rows]
+
+
+def _event(row: tuple[Any, ...]) -> EventRow:
+    seq, first, last, path, began, end, data = row
+    return EventRow(seq, first, last, tuple(path.split(">")), began, end, json.loads(data) if data else {})
+
+
+def history(con: sqlite3.Connection, ids: Iterable[int]) -> list[EventRow]:
+    """All events of these jobs, oldest first."""
+    found: dict[int, tuple[Any, ...]] = {}
+    for job_id in ids:
+        for row in con.execute(
+            f"""SELECT {_EVENT} FROM event WHERE first_id = ?1 UNION ALL
+                SELECT {_EVENT} FROM event WHERE last_id > first_id AND last_id >= ?1 AND first_id < ?1""",
+            (job_id,),
+        ):
+            found[row[0]] = row
+    return [_event(found[seq]) for seq in sorted(found)]
 
 
 def last_event(con: sqlite3.Connection) -> int:

@@ -1,0 +1,134 @@
+"""``site`` and ``app``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import Group, Shown, at_site, capped, limit_option, shows
+
+if TYPE_CHECKING:
+    from ..api import Site
+
+
+@click.group(cls=Group)
+def site() -> None:
+    """Directories where jobs run."""
+
+
+@site.command("ls")
+@limit_option
+@shows
+def site_ls(limit: int | None) -> Shown:
+    """List the sites of this user."""
+    from ..engines.base import sites
+
+    found = sites("embedded")
+    shown, left_out = capped(found, limit)
+    rows = [[one.id, one.name, one.path, "" if Path(one.path).is_dir() else "gone"] for one in shown]
+    listed = [{"id": one.id, "name": one.name, "path": one.path} for one in shown]
+    return Shown({"sites": listed, "left_out": left_out}, ("id", "name", "path", ""), rows, (), left_out)
+
+
+@site.command("init")
+@click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--name", help="Its name; by default the directory's.")
+@shows
+def site_init(directory: Path, name: str | None) -> Shown:
+    """Make DIRECTORY a site, with settings.yml and job-template.sh to edit; an existing one is left as it is."""
+    from ..api import open_site
+
+    made = open_site(name, directory.expanduser())
+    path = made.path
+    document = {"id": made.id, "name": made.name, "path": path}
+    made.close()
+    return Shown(document, lines=[f"Site {made.name!r} is at {path}; settings.yml there says what it may use."])
+
+
+@site.command("check")
+@at_site
+@shows
+def site_check(site: Site) -> Shown:
+    """Look for faults of the store and of the files, and say what to do; exit code 1 if there is one."""
+    found = site.engine.check()
+    faults = sum(one.fault for one in found)
+    lines = [text for one in found for text in (f"{'FAULT' if one.fault else 'note'}: {one.what}", f"  → {one.todo}")]
+    lines.append(f"Site {site.name!r}: {faults or 'no'} fault{'' if faults == 1 else 's'}.")
+    document = {"site": site.name, "faults": faults, "findings": [one._asdict() for one in found]}
+    return Shown(document, lines=lines, code=1 if faults else 0)
+
+
+@site.command("vacuum")
+@at_site
+@shows
+def site_vacuum(site: Site) -> Shown:
+    """Make the store small and remove what ended launchers left. Refused while launchers run."""
+    done = site.engine.vacuum()
+    lines = [
+        f"The store has {_size(done.size_after)} (before: {_size(done.size_before)}); "
+        f"{done.folders} folders of closed sessions were removed."
+    ]
+    if done.jobs:
+        lines.append(f"{done.jobs} jobs whose session is no more can run again.")
+    return Shown({"site": site.name, **done._asdict()}, lines=lines)
+
+
+@site.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--format", "kind", type=click.Choice(["csv", "parquet"]), help="By default what FILE ends in.")
+@at_site
+@shows
+def site_export(site: Site, file: Path, kind: str | None) -> Shown:
+    """Write all jobs to FILE and all events beside it (runs.csv and runs.events.csv), as CSV or Parquet."""
+    from ..export import export
+
+    written = export(site.engine, file, kind or "")
+    lines = [
+        f"{path}: {number:,} {what}" for (path, number), what in zip(written.items(), ("jobs", "events"), strict=True)
+    ]
+    return Shown({str(path): number for path, number in written.items()}, lines=lines)
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+@click.group(cls=Group)
+def app() -> None:
+    """What jobs run."""
+
+
+@app.command("ls")
+@limit_option
+@click.option("-v", "--verbose", is_flag=True, help="With parameters and commands in full.")
+@at_site
+@shows
+def app_ls(site: Site, limit: int | None, verbose: bool) -> Shown:
+    """List the apps of the site with their parameters."""
+    shown, left_out = capped(site.engine.apps(), limit)
+    listed = [
+        {
+            "id": one.id,
+            "name": one.name,
+            "kind": one.kind,
+            "parameters": {name: {k: v for k, v in asdict(p).items() if v != ""} for name, p in one.parameters.items()},
+            "command_template": one.command_template,
+            "description": one.description,
+        }
+        for one in shown
+    ]
+    rows = []
+    for one in shown:
+        parameters = " ".join(name if p.required else f"[{name}={p.default!r}]" for name, p in one.parameters.items())
+        command = one.command_template if one.kind == "shell" else one.description
+        first = command if verbose else (command.strip().splitlines() or [""])[0][:60]
+        rows.append([one.id, one.name, one.kind, parameters, first])
+    columns = ("id", "name", "kind", "parameters", "command")
+    return Shown({"apps": listed, "left_out": left_out}, columns, rows, (), left_out)

@@ -1,0 +1,85 @@
+"""What the magics and the terminal do alike: finding tasks by what a person calls them, killing, the end of a log."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from .errors import NotFound, listing, nearest
+from .models import TERMINAL, JobRow, Query
+
+if TYPE_CHECKING:
+    from .engines.base import Engine
+
+KILL_S = 3.0
+"""How long a kill waits for the end of what it killed."""
+
+
+def find(engine: Engine, text: str) -> tuple[Query, str]:
+    """What TASK or NAME means: an ensemble's name, a task's id, its name or its work directory. With words for it.
+
+    Raises
+    ------
+    NotFound
+        If it is none of these; names the nearest ensemble.
+    """
+    names = [record.name for record in engine.ensembles()]
+    if text in names:
+        return Query(ensemble=text), f"ensemble {text!r}"
+    if text.isdecimal() and len(text) < 19 and engine.jobs(Query(ids=(int(text),), limit=1)):
+        return Query(ids=(int(text),)), f"task {text}"
+    task_name = re.fullmatch(r"(.+)_(\d{1,18})", text)
+    if task_name and (found := engine.jobs(Query(ids=(int(task_name[2]),)))) and found[0].app_name == task_name[1]:
+        return Query(ids=(found[0].id,)), f"task {found[0].id}"
+    for workdir in (text, f"libe_workflow/{text}"):
+        if found := engine.jobs(Query(workdir=workdir, limit=1)):
+            return Query(ids=(found[0].id,)), f"task {found[0].id}"
+    raise NotFound(f"Site {engine.site.name!r} has no ensemble, task or work directory {text!r}. {known(text, names)}")
+
+
+def known(text: str, names: list[str]) -> str:
+    """The ensembles there are, and the one meant perhaps."""
+    return f"Its ensembles are {listing(reversed(names))}.{nearest(text, names)}"
+
+
+def log_of(engine: Engine, job: JobRow, lines: int) -> str:
+    """A head, and the last `lines` lines of a task's log and of what its error adds to the log."""
+    error = [line for line in job.error.splitlines() if line.strip()]
+    # An error is often the end of the log, and longer than what is asked for.
+    end = engine.output(job.id, lines + len(error)).rstrip("\n")
+    added = [line for line in error if line.strip() not in end]
+    shown = [*(end.splitlines() or ["(its log is empty)"]), *added][-lines:]
+    code = "" if job.return_code is None else f", return code {job.return_code}"
+    return "\n".join([f"task {job.id} ({job.app_name}, {job.state}{code}) in {job.workdir}:", *shown])
+
+
+def kill(engine: Engine, query: Query, words: str, wait_time: float | None = 0.5) -> str:
+    """Kill tasks and wait a little for their end; what was really killed, in a sentence.
+
+    `wait_time` are the seconds between SIGTERM and SIGKILL; 0 is SIGKILL at once.
+    """
+    cursor = engine.events("now").cursor
+    before = engine.count(query)
+    asked = engine.update(query, "USER_KILLED", wait_time)
+    if not asked:
+        number = sum(before.values())
+        return f"{words}: nothing to kill: " + ("it had ended." if number == 1 else f"all {number} tasks had ended.")
+    deadline = time.monotonic() + KILL_S
+    while True:
+        now = engine.count(query)
+        going = sum(number for state, number in now.items() if state not in TERMINAL)
+        left = deadline - time.monotonic()
+        if not going or left <= 0:
+            break
+        cursor = engine.events(cursor, left).cursor
+    killed = now.get("USER_KILLED", 0) - before.get("USER_KILLED", 0)
+    first = asked - killed - going
+    said = [f"{_tasks(killed)} killed"] if killed or not going else []
+    said += [f"{first} ended first"] if first > 0 else []
+    said += [f"{_tasks(going)} still ending"] if going else []
+    return f"{words}: {'; '.join(said)}."
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number} tasks"
