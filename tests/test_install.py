@@ -45,6 +45,12 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert len(core) <= 7, core
 
 
+def test_wheel_has_the_command(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
+        assert "balsam-jupyter = balsam_jupyter.cli:main" in archive.read(name).decode().splitlines()
+
+
 def test_installed_wheel_runs_without_jupyter(wheel: Path, tmp_path: Path) -> None:
     """The wheel alone, beside the core dependencies only: a job runs from an empty folder."""
     target = tmp_path / "site-packages"

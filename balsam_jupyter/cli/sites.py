@@ -30,7 +30,7 @@ def site_ls(limit: int | None) -> Shown:
     shown, left_out = capped(found, limit)
     rows = [[one.id, one.name, one.path, "" if Path(one.path).is_dir() else "gone"] for one in shown]
     listed = [{"id": one.id, "name": one.name, "path": one.path} for one in shown]
-    return Shown({"sites": listed, "left_out": left_out}, ("id", "name", "path", ""), rows, (), left_out)
+    return Shown({"sites": listed, "left_out": left_out}, ("id", "name", "path", "note"), rows, (), left_out)
 
 
 @site.command("init")
@@ -69,10 +69,10 @@ def site_vacuum(site: Site) -> Shown:
     done = site.engine.vacuum()
     lines = [
         f"The store has {_size(done.size_after)} (before: {_size(done.size_before)}); "
-        f"{done.folders} folders of closed sessions were removed."
+        f"removed from run/: {done.folders} folder{'' if done.folders == 1 else 's'} of closed sessions."
     ]
     if done.jobs:
-        lines.append(f"{done.jobs} jobs whose session is no more can run again.")
+        lines.append(f"Jobs whose session is no more, and that can run again now: {done.jobs}.")
     return Shown({"site": site.name, **done._asdict()}, lines=lines)
 
 

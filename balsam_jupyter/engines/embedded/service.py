@@ -7,6 +7,7 @@ when they are idle. All it knows is in the store: killed and started again, it g
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import signal
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BalsamJupyterError
-from ...models import Allocation, AllocationRequest, Resources, ServiceSettings
+from ...models import TERMINAL, Allocation, AllocationRequest, Query, Resources, ServiceSettings
 from .doorbell import Listener
 from .engine import EmbeddedEngine
 from .service_control import LOCK_VARIABLE, ServiceControl
@@ -28,7 +29,7 @@ from .store.demand import Demand
 
 _LOOK_S = 1.0  # how often it looks after the site, as anyone who waits does
 _AGAIN_S = 10.0  # how often it looks at the work if no bell rang
-_SHORT_S = 10.0  # an allocation that ended sooner had something wrong, if there is still work
+_SHORT_S = 10.0  # an allocation that ended sooner and had run nothing had something wrong
 _BACK_OFF_S = (5.0, 600.0)
 _TINY = 1e-6
 
@@ -132,12 +133,15 @@ class Service:
             ended = records.allocation(self.engine.store.con, number)
             why = "; ".join(ended.status_info.values()) or ended.state
             self._write(f"allocation {number} has ended: {why}")
-            if ended.state == "submit_failed" or lived < _SHORT_S:
-                self._wait_longer(f"allocation {number} was over so soon that another may be, too")
+            if ended.state == "submit_failed" or (lived < _SHORT_S and not self._ran_something(number)):
+                self._wait_longer(f"allocation {number} was over before it had run anything")
             else:
                 self._failures = 0
         for number in there:
             self._live.setdefault(number, now)
+
+    def _ran_something(self, number: int) -> bool:
+        return bool(self.engine.jobs(Query(batch_job_id=number, states=tuple(TERMINAL), limit=1)))
 
     def _uncovered(self, live: list[Allocation]) -> tuple[int, float, int]:
         """Jobs that no live allocation has nodes for, the nodes' worth of them, and the nodes of the largest."""
@@ -212,7 +216,8 @@ def _worth(nodes: float) -> str:
 
 
 def _print(text: str) -> None:
-    print(time.strftime("%F %T"), text, flush=True)
+    with contextlib.suppress(OSError):  # a full disk must not end it
+        print(time.strftime("%F %T"), text, flush=True)
 
 
 def main() -> int:

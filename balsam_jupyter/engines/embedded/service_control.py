@@ -66,16 +66,20 @@ class ServiceControl:
 
     def _lock_or_none(self, settings: ServiceSettings, replace: bool) -> int | None:
         """The lock, or None if the service runs with these settings already."""
+        deadline = time.monotonic() + _PATIENCE_S
         while (lock := try_lock(self.lock)) is None:
             now = self.status()
-            if not now.running:
-                continue  # somebody else was only looking
+            if now.pid is None:  # it is just being started, or somebody was only looking
+                if time.monotonic() > deadline:
+                    raise SiteError(f"The service is being started, and does not come up; {self.log} may say more.")
+                time.sleep(0.02)
+                continue
             if now.settings == settings:
                 return None
             if not replace:
                 raise BadInput(
                     f"The service of site {self.engine.site.name!r} runs with other settings "
-                    f"({differences(now.settings, settings)}). Stop it first, or replace it."
+                    f"({differences(now.settings, settings)}). Stop it first, or start with replace (--replace)."
                 )
             self.stop()
         return lock

@@ -15,7 +15,7 @@ _LOST = f"((session_id IS NOT NULL AND {_GONE}) OR (session_id IS NULL AND state
 _REFERENCES = (
     ("spec", "FROM job WHERE spec_id NOT IN (SELECT id FROM spec)"),
     ("app", "FROM job JOIN spec ON spec.id = spec_id WHERE spec.app_id NOT IN (SELECT id FROM app)"),
-    ("ensemble", "FROM job WHERE ensemble_id NOT IN (SELECT id FROM ensemble)"),
+    ("ensemble", "FROM job WHERE ensemble_id IS NOT NULL AND ensemble_id NOT IN (SELECT id FROM ensemble)"),
 )
 
 
