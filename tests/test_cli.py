@@ -204,7 +204,7 @@ def test_create(run: Cli, engine: EmbeddedEngine) -> None:
         ("job create -a App -p x", 2, "-p x: write -p KEY=VALUE."),
         ("job create -a App -p x=1 -p x=2", 2, "-p x is given twice."),
         ("job create -a App -p x=[1", 2, "quote it to have it as text"),
-        ("job create -a App -p x=1 -n 9", 2, "num_nodes=9 is more than site 'here' has"),
+        ("job create -a App -p x=1 -n 9", 2, "9 nodes are too many: the site 'here' has 1"),
         ("job create -a App -p x=1 -w /tmp", 2, "must lie below the site's data folder"),
         ("job create -a App -p x=1 --tag a", 2, "--tag a: write --tag KEY=VALUE."),
         ("job create -a App -p x=1 --num-procs 3 -rpn 2", 2, "contradict each other"),
@@ -331,6 +331,18 @@ def test_allocations(run: Cli, engine: EmbeddedEngine) -> None:
     assert run("queue", "rm", "all").stdout == "Allocation 1 has ended.\nAllocation 2 has ended.\n"
     assert run("queue", "rm", "2").stdout == "Allocation 2 had ended.\n"
     assert [row["id"] for row in table(run("queue", "ls", "--history").stdout)] == ["2", "1"]
+
+
+@pytest.mark.parametrize("settings", ["nodes: 2\ncores_per_node: 1\n"])
+def test_partitions(run: Cli, engine: EmbeddedEngine) -> None:
+    common = shell_app(engine, "echo {{ x }}", "x")
+    for role in ("leader", "worker", "none"):
+        submit(engine, JobCommon(common.app_id, tags={"role": role}), [{"x": 1}])
+    given = told(run, "submit-launch", "-t", "5", "-p", "mpi:1:role=leader", "-p", "serial:1:role=worker")
+    assert given["num_nodes"] == 2
+    wait_until(engine, lambda: ended(engine) == 2)
+    assert [job(engine, number).state for number in (1, 2, 3)] == ["JOB_FINISHED", "JOB_FINISHED", "PREPROCESSED"]
+    assert table(run("queue", "ls").stdout)[0]["for"] == "[mpi:1 role=leader] [serial:1 role=worker]"
 
 
 def test_service(run: Cli, engine: EmbeddedEngine) -> None:

@@ -273,6 +273,7 @@ CPU = Settings(nodes=4, cores_per_node=8, gpus_per_node=4)
         (Resources(gpus_per_rank=1), 1 / 4),
         (Resources(node_packing_count=2), 1 / 2),
         (Resources(node_packing_count=100), 1 / 8),
+        (Resources(gpus_per_rank=0.5), 1 / 4),
         (Resources(num_nodes=3), 3),
         (Resources(ranks_per_node=99), 1),
     ],
@@ -292,6 +293,7 @@ def test_which_allocation_takes_which_jobs() -> None:
         {"job_mode": "mpi", "num_nodes": 2, "filter_tags": {"role": "leader"}},
         {"job_mode": "serial", "num_nodes": 6, "filter_tags": {"role": "worker"}},
     )
+    assert not takes(AllocationRequest(1, 5), Demand(Resources(wall_time_min=2), {}, 1), remaining_s=60)
     both = AllocationRequest(8, 5, partitions=parts, filter_tags={"a": "1"})
     assert taken(both, wide, role="leader", a="1") and not taken(both, wide, role="worker", a="1")
     assert taken(both, role="worker", a="1") and not taken(both, role="worker") and not taken(both, a="1")

@@ -21,6 +21,7 @@ from ...errors import BalsamJupyterError
 from ...models import TERMINAL, Allocation, AllocationRequest, Query, Resources, ServiceSettings
 from .doorbell import Listener
 from .engine import EmbeddedEngine
+from .launcher.placement import need
 from .service_control import LOCK_VARIABLE, ServiceControl
 from .signals import stopped_by
 from .site import Settings
@@ -154,7 +155,7 @@ class Service:
         for group in sorted(groups, key=lambda group: -group.resources.num_nodes):
             each, left = footprint(group.resources, self.engine.settings), group.number
             for one in live:
-                if left and one.id in free and takes(one.request, group):
+                if left and one.id in free and takes(one.request, group, one.remaining_s):
                     fit = min(left, math.floor(max(0.0, free[one.id]) / each + _TINY))
                     free[one.id] -= fit * each
                     left -= fit
@@ -183,13 +184,11 @@ class Service:
 
 
 def footprint(wants: Resources, settings: Settings) -> float:
-    """Nodes' worth of one job: whole nodes for one of several, else the largest share of a node it needs."""
-    if wants.num_nodes > 1:
-        return float(wants.num_nodes)
-    cores = math.ceil(wants.ranks_per_node * wants.threads_per_rank / max(1, wants.threads_per_core))
-    shares = [cores / settings.cores_per_node, 1 / wants.node_packing_count if wants.node_packing_count else 0.0]
-    if settings.gpus_per_node:
-        shares.append(wants.ranks_per_node * wants.gpus_per_rank / settings.gpus_per_node)
+    """Nodes' worth of one job: whole nodes for one of several, else the largest share of a node it takes."""
+    what = need(wants, settings)
+    if what.nodes > 1:
+        return float(what.nodes)
+    shares = [1 / what.packing, what.cores / settings.cores_per_node, what.gpus / max(1, settings.gpus_per_node)]
     return min(1.0, max(shares))
 
 
@@ -198,12 +197,13 @@ def matches(filter_tags: Mapping[str, str], wf_filter: str, tags: Mapping[str, s
     return filter_tags.items() <= tags.items() and wf_filter in tags.get("workflow", "")
 
 
-def takes(request: AllocationRequest, group: Demand) -> bool:
-    """Whether an allocation, or one of its partitions, may run jobs of this kind."""
+def takes(request: AllocationRequest, group: Demand, remaining_s: float | None = None) -> bool:
+    """Whether an allocation (with so much time left), or one of its partitions, may run jobs of this kind."""
     wants = group.resources
+    time_s = request.wall_time_min * 60 if remaining_s is None else remaining_s
     whole = {"job_mode": request.job_mode, "num_nodes": request.num_nodes, "filter_tags": {}}
     parts: tuple[Mapping[str, Any], ...] = request.partitions or (whole,)
-    return wants.wall_time_min <= request.wall_time_min and any(
+    return wants.wall_time_min * 60 <= time_s and any(
         wants.num_nodes <= part["num_nodes"]
         and (part["job_mode"] == "mpi" or wants.num_nodes * wants.ranks_per_node == 1)
         and matches({**request.filter_tags, **part["filter_tags"]}, request.wf_filter, group.tags)
