@@ -263,9 +263,8 @@ def _events(jobs: set[int] | None) -> Iterator[EventLog]:
         for row in page.rows:
             span = range(row.first_id, row.last_id + 1)
             ids = span if jobs is None else sorted(number for number in jobs if number in span)
-            steps = row.steps()
             for number in ids:
-                for left, reached, time, data in steps:
+                for left, reached, time, data in row.steps(number):
                     yield EventLog(
                         id=row.seq, job_id=number, timestamp=_when(time), from_state=left, to_state=reached, data=data
                     )

@@ -119,9 +119,9 @@ def _event_pages(engine: Engine) -> Iterator[Page]:
     while rows := (events := engine.events(cursor)).rows:
         cursor = events.cursor
         for row in rows:
-            steps = [(a, b, time, json.dumps(data) if data else None) for a, b, time, data in row.steps()]
             for job_id in range(row.first_id, row.last_id + 1):
-                page.extend((row.seq, job_id, *step) for step in steps)
+                for left, reached, time, data in row.steps(job_id):
+                    page.append((row.seq, job_id, left, reached, time, json.dumps(data) if data else None))
                 if len(page) >= _PAGE:
                     yield page
                     page = []

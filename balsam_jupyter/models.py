@@ -195,8 +195,8 @@ class EventRow(NamedTuple):
     end_time: float
     data: dict[str, Any]
 
-    def steps(self) -> list[tuple[str, str, float, dict[str, Any]]]:
-        """Each change apart: the state left, the state reached, when, and what was said about it."""
+    def steps(self, job_id: int) -> list[tuple[str, str, float, dict[str, Any]]]:
+        """What one of the jobs passed through: the state left, the state reached, when, and what was said about it."""
         # what a commit says is about its error, or else about where it ended
         told = next((state for state in self.path[1:] if state in ("RUN_ERROR", "RUN_TIMEOUT")), self.path[-1])
         return [

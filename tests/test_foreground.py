@@ -84,3 +84,15 @@ def test_the_terminal_of_a_launcher_is_killed(engine: EmbeddedEngine) -> None:
     output(process)
     assert job(engine, 1).state == "RUNNING" and engine.allocations()[0].state == "running"
     assert engine.revoke(1) and job(engine, 1).attempts == 1
+
+
+def test_nobody_reads_on_what_a_launcher_shows(engine: EmbeddedEngine) -> None:
+    """As in ``balsam-jupyter launcher | head -1``: it stops gracefully."""
+    common = shell_app(engine, "sleep {{ s }}", "s")
+    process = start_launcher(engine)
+    assert process.stdout is not None and process.stdout.readline()
+    process.stdout.close()
+    submit(engine, common, [{"s": 60}, {"s": 0}])
+    assert process.wait(60) == 1
+    assert engine.allocations()[0].state == "finished" and not launchers(1, engine.path)
+    assert engine.count(Query()) == {"RESTART_READY": 1, "JOB_FINISHED": 1}

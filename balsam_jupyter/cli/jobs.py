@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -165,7 +166,7 @@ def _history(site: Site, number: int) -> list[dict[str, Any]]:
     return [
         {"from": left, "to": reached, "time": iso(time), "data": data}
         for event in site.engine.history([number])
-        for left, reached, time, data in event.steps()
+        for left, reached, time, data in event.steps(number)
     ]
 
 
@@ -323,7 +324,8 @@ def job_logs(site: Site, what: str, follow: bool, tail: int | None) -> Shown | N
         if follow:
             raise BadInput("--follow has no end to make a JSON document of; leave one of the two out.")
         return Shown({"id": row.id, "state": row.state, "log": site.engine.output(row.id, tail)})
-    _print_log(site, row, tail, follow)
+    with contextlib.suppress(KeyboardInterrupt):  # the way to leave --follow
+        _print_log(site, row, tail, follow)
     return None
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ...errors import BadInput, NotFound, listing, nearest
+from ...errors import BadInput, NotFound
 from ...models import (
     Allocation,
     AllocationRequest,
@@ -27,8 +26,7 @@ from ...models import (
     Usage,
     Vacuumed,
 )
-from ...outputs import regular
-from . import foreground, scheduler, site, upkeep
+from . import files, foreground, scheduler, site, upkeep
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
 from .launcher.prepare import Preparer, clean_environment, launch_words
@@ -301,39 +299,17 @@ class EmbeddedEngine:
             raise NotFound(f"There is no job {job_id} at the site {self.site.name!r}.")
         return self.path / "data" / found[0].workdir
 
-    def _file(self, job_id: int, path: str) -> Path:
-        if os.path.isabs(path) or ".." in Path(path).parts:
-            raise BadInput(f"{path!r} must be a relative path below the work directory.")
-        return self._workdir(job_id) / path
-
     def read_file(self, job_id: int, path: str) -> bytes:
-        file = self._file(job_id, path)
-        try:
-            return file.read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            there = sorted(entry.name for entry in file.parent.iterdir()) if file.parent.is_dir() else []
-            raise NotFound(
-                f"{path!r} is not a file in {file.parent}; there: {listing(there)}.{nearest(file.name, there)}"
-            ) from None
+        return files.read(self._workdir(job_id), path)
 
     def file_exists(self, job_id: int, path: str) -> bool:
-        return self._file(job_id, path).exists()
+        return files.below(self._workdir(job_id), path).exists()
 
     def output(self, job_id: int, tail: int | None = None) -> str:
-        log = self._workdir(job_id) / "job.out"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(log, "rb", opener=regular) as file:
-            if tail is None:
-                return file.read().decode(errors="replace")
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1000 * max(tail, 1)))  # logs can be huge
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-tail:] if tail > 0 else [])
-        return ""
+        return files.log_text(self._workdir(job_id), tail)
 
     def read_output(self, job_id: int, start: int, most: int) -> bytes:
-        log = self._workdir(job_id) / "job.out"
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), open(log, "rb", opener=regular) as file:
-            file.seek(start)
-            return file.read(most)
-        return b""
+        return files.log_piece(self._workdir(job_id), start, most)
 
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
         self._check(job.resources)

@@ -43,7 +43,18 @@ def run(engine: EmbeddedEngine, request: AllocationRequest, show: Callable[[str]
                 process = _start(engine, number, lock)
                 os.close(lock)  # from here on it tells whether the script lives
                 lock = -1
-                _attend(engine, number, process, ear, stop, show)
+                try:
+                    _attend(engine, number, process, ear, stop, show)
+                finally:
+                    process.terminate()  # if nobody reads on what it shows
+                    process.wait()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        with engine.store.transaction() as con:
+            records.end_allocation(
+                con, number, "submit_failed", f"{scheduler.script_path(engine.path, number)}: {error}"
+            )
     finally:
         if lock >= 0:
             os.close(lock)

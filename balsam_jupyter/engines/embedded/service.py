@@ -75,7 +75,10 @@ class Service:
         try:
             call()
         except BalsamJupyterError as error:  # the disk is full, the store is locked, the template is broken
-            self._wait_longer(str(error))
+            self._not_before = time.monotonic() + _BACK_OFF_S[0]
+            self.say(call.__name__, f"{error} Trying again every {_BACK_OFF_S[0]:g} s.")
+        else:
+            self._said.pop(call.__name__, None)
 
     def _wait_longer(self, why: str) -> None:
         pause = min(_BACK_OFF_S[1], _BACK_OFF_S[0] * 2**self._failures)
