@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..api import Site
 
 F = TypeVar("F", bound=Callable[..., Any])
+LONG = ("workdir", "tags", "note", "command", "parameters", "path", "for")
+"""Columns that are broken into lines where a terminal is narrow."""
 MOST = 50
 """Rows a list shows, unless --limit says more."""
 
@@ -118,11 +120,13 @@ def _rich_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[str(cell) for cell in row] for row in rows]
+    told = [at for at in range(len(columns)) if any(row[at] for row in cells)]  # an empty column only takes room
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(cell), style=_style(str(cell))) for cell in row))
+    for at in told:
+        table.add_column(columns[at], overflow="fold", no_wrap=columns[at] not in LONG)
+    for row in cells:
+        table.add_row(*(Text(row[at], style=_style(row[at])) for at in told))
     Console().print(table)
 
 

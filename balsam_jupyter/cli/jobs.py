@@ -58,7 +58,8 @@ def query_of(
 
     for state in (*states, *not_states):
         if state.upper() not in JOB_STATES:
-            raise BadInput(f"{state!r} is not a job state.{nearest(state.upper(), JOB_STATES)}")
+            hint = nearest(state.upper(), JOB_STATES) or f" The states: {', '.join(JOB_STATES)}."
+            raise BadInput(f"{state!r} is not a job state.{hint}")
     if app is not None:
         app = site.app(app).name
     names = [record.name for record in site.engine.ensembles()]
