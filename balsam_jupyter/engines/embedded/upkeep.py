@@ -65,7 +65,8 @@ def _many(number: int, word: str) -> str:
 def _sessions(site: Path, store: Store) -> Iterator[Finding]:
     """Sessions that nobody owns but that are not settled, and owners that stand still."""
     for session in sql.sessions(store.con):
-        who = f"session {session.id} ({session.kind} of allocation {session.batch_job_id}, process {session.pid})"
+        whose = "" if session.batch_job_id is None else f" of allocation {session.batch_job_id}"
+        who = f"session {session.id} ({session.kind}{whose}, process {session.pid})"
         lock = _try_lock(session_folder(site, session.id) / "lock")
         if lock is None:
             if _process_state(session.pid) in ("T", "t"):
