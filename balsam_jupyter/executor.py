@@ -132,17 +132,9 @@ class BalsamExecutor:
         """
         site = find_site(site_id, self.site)
         request = allocation_request(
-            site.engine.site,
-            num_nodes,
-            wall_time_min,
-            job_mode,
-            queue,
-            project,
-            optional_params,
-            filter_tags,
-            partitions,
-            wf_filter,
-        )
+            site.engine.site, num_nodes, wall_time_min, job_mode, queue, project, optional_params, filter_tags,
+            partitions, wf_filter,
+        )  # fmt: skip
         allocation = BatchJob._of(site.engine.allocate(request), site)
         self.allocations.append(allocation)
         log.info("Allocation %s at site %s: %s nodes, %g min", allocation.id, site.name, num_nodes, wall_time_min)
