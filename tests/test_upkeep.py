@@ -142,7 +142,18 @@ def test_directories_of_no_job(engine: EmbeddedEngine) -> None:
     far = "big/5000-9999/5001"
     engine.submit([JobSpec(common, encode({"x": 1}), "a/b/c"), JobSpec(common, encode({"x": 1}), far)])
     data = engine.path / "data"
-    for name in ("scan/0", "scan/2", "a/b/c/deep", far, "stray/deep", "a/stray", "scan/3", "scan/0-4999/7", "big/x"):
+    for name in (
+        "scan/0",
+        "scan/2",
+        "a/b/c/deep",
+        far,
+        "stray/deep",
+        "a/stray",
+        "scan/3",
+        "scan/0-4999/7",
+        "big/x",
+        "scan/.own",
+    ):
         (data / name).mkdir(parents=True)
     (data / "notes.txt").touch()
     what = (

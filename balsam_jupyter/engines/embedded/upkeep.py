@@ -126,7 +126,8 @@ def _folders(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return sorted(name for name in folders if not name.startswith("."))  # a launcher's own are hidden
 
 
 def _parts(site: Path, store: Store) -> Iterator[str]:
