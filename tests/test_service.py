@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -306,3 +307,26 @@ def test_kinds_of_waiting_work_are_counted(engine: EmbeddedEngine) -> None:
         submit(engine, JobCommon(common.app_id, tags=tags), [{"x": n} for n in range(number)])
     found = demand.waiting(engine.store.con)
     assert [(group.tags, group.number) for group in found] == [({}, 3), ({"a": "1"}, 2), ({"a": "2"}, 1)]
+
+
+@pytest.mark.parametrize("settings", ["nodes: 3\ncores_per_node: 1\nidle_time_s: 0.2\ngrace_period_s: 1\n"])
+@pytest.mark.parametrize(("seed", "kills"), [(1, 6), pytest.param(2, 100, marks=pytest.mark.soak)])
+def test_killed_at_random_it_never_asks_for_too_much(served: EmbeddedEngine, seed: int, kills: int) -> None:
+    chance = random.Random(seed)
+    asked = ServiceSettings(1, 2, 5, "serial", 2, period=0.05)
+    common = shell_app(served, "sleep {{ s }}", "s")
+    jobs = 0
+    for _ in range(kills):
+        status = served.service.start(asked)
+        assert status.pid is not None
+        cursor = served.events("now").cursor
+        jobs += len(submit(served, common, [{"s": 0.3 * chance.random()} for _ in range(chance.randint(1, 5))]))
+        for _ in range(chance.randint(0, 4)):
+            cursor = served.events(cursor, chance.random()).cursor
+        live = [one for one in served.allocations() if one.state not in ("finished", "submit_failed")]
+        assert sum(one.request.num_nodes for one in live) <= 2
+        os.kill(status.pid, signal.SIGKILL)
+        wait_until(served, lambda pid=status.pid: not is_running(pid))  # type: ignore[misc]
+    served.service.start(asked)
+    wait_until(served, lambda: ended(served) == jobs)
+    assert {one.attempts for one in served.jobs(Query())} == {1}
