@@ -177,6 +177,11 @@ class Job(Model):
         return app_from_record(self._site.app(self.app_id))
 
     @property
+    def site(self) -> Site:
+        """The job's site."""
+        return self._site
+
+    @property
     def site_id(self) -> int:
         """The id of the job's site."""
         return int(self._site.id)

@@ -235,6 +235,7 @@ def _edits(job: HookJob, details: dict[str, Any]) -> dict[str, Any]:
     for name, value in changes.items():
         setattr(stored, name, value)
     edits = stored.checked_edits()
+    stored.site.engine.edit([], edits)  # of no job, only to be checked: this one is the processor's until it is done
     if "resources" in edits:
         edits["resources"] = {name: getattr(edits["resources"], name) for name in details["resources"]}
     return edits

@@ -229,6 +229,8 @@ class Wrong(ApplicationDefinition):
             self.job.stat = "POSTPROCESSED"
         if how == "data":
             self.job.data["self"] = self
+        if how == "nodes":
+            self.job.num_nodes = 9
         if how == "parameters":
             self.job.parameters = {"x": 1}
             self.job.state = "RESTART_READY"
@@ -243,6 +245,7 @@ class Wrong(ApplicationDefinition):
         ("state", r"postprocess\(\) set the state 'RUNNING'; it can be POSTPROCESSED, RESTART_READY, FAILED"),
         ("field", "a job has no field 'stat'"),
         ("data", "job.data must be a dict of what JSON can hold"),
+        ("nodes", "9 nodes are too many: the site 'here' has 1"),
         ("parameters", "App Wrong has no parameter 'x'"),
     ],
 )

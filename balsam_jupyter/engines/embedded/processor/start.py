@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -13,14 +14,25 @@ from ..scheduler import PACKAGE_PARENT
 from ..sessions import try_lock
 from ..store import Store, flow
 
+log = logging.getLogger(__name__)
+
 LOCK_VARIABLE = "BALSAM_PROCESSOR_LOCK"
 _PAUSE_S = 2.0  # one that has just been started and is gone again is broken; it is not tried in a tight loop
 
 
 def ensure(site: Path, store: Store) -> None:
-    """Start the site's processor, detached, if a job waits for one and none is there. Cheap when none does."""
-    if not flow.any_due(store.con):
-        return
+    """Start the site's processor, detached, if a job waits for one and none is there. Cheap when none does.
+
+    Where it cannot be started (a full disk), whoever looks next tries again.
+    """
+    if flow.any_due(store.con):
+        try:
+            _start(site)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("The hooks and transfers of %s cannot be run now: %s", site, error)
+
+
+def _start(site: Path) -> None:
     path = site / "run" / "processor.lock"
     lock = try_lock(path)
     if lock is None:

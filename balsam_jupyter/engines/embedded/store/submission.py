@@ -31,7 +31,7 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
     ids: array[int] = array("q")
     renamed: dict[int, str] = {}
     commons: dict[int, tuple[Spec, int | None, JobCommon]] = {}  # keyed by identity: one object serves many jobs
-    births = _Births(con, first_new)
+    births = _Births(con)
     rows: dict[int, int] = {}  # next row of each ensemble
     grown: set[int] = set()  # ensembles that had rows before this submission
     now = time.time()
@@ -65,7 +65,7 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
         con.executemany(_INSERT, fresh)
     for ensemble_id, row in rows.items():
         con.execute("UPDATE ensemble SET rows = ? WHERE id = ?", (row, ensemble_id))
-    for first, last, path in births.ranges:
+    for first, last, path in births.ranges(next_id):
         add_event(con, first, last, path, now, now)
     return Submitted(ids, next_id - first_new, renamed)
 
@@ -73,33 +73,45 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
 class _Births:
     """The states new jobs are born in; equal ones in a row share an event."""
 
-    def __init__(self, con: sqlite3.Connection, first: int) -> None:
-        self.con, self.first = con, first
-        self.ranges: list[tuple[int, int, str]] = []
-        self.needs: dict[int, tuple[flow.Needs, str]] = {}  # of each spec, and the states of a job without transfers
+    def __init__(self, con: sqlite3.Connection) -> None:
+        self.con = con
+        self.starts: list[tuple[int, str]] = []  # from which job on which path
+        self.path = ""
+        self.needs: dict[int, flow.Needs] = {}  # of each spec
+        self.plain: dict[int, tuple[str, str]] = {}  # path and state of a spec's jobs without parents and transfers
         self.waits: dict[tuple[tuple[int, ...], bool], bool] = {}
 
     def add(self, job: int, stored: Spec, spec: JobSpec) -> str:
         """The state of a new job."""
-        if stored.id not in self.needs:
-            needs = flow.needs(self.con, spec.common.app_id)
-            self.needs[stored.id] = needs, ">CREATED>" + needs.first(())
-        needs, path = self.needs[stored.id]
+        if stored.id not in self.plain:
+            self.needs[stored.id] = flow.needs(self.con, spec.common.app_id)
+            self.plain[stored.id] = _born(self.needs[stored.id].first(()))
+        path, state = self.plain[stored.id]
         if spec.transfers:
-            path = ">CREATED>" + needs.first(spec.transfers)
-        if spec.parents and self._waits(spec):
-            path = ">CREATED>AWAITING_PARENTS"
+            path, state = _born(self.needs[stored.id].first(spec.transfers))
         if spec.parents:
+            if self._waits(spec):
+                path, state = _born("AWAITING_PARENTS")
             flow.add_parents(self.con, job, spec.parents)
-        first = self.ranges.pop()[0] if self.ranges and self.ranges[-1][2] == path else job
-        self.ranges.append((first, job, path))
-        return path.rpartition(">")[2]
+        if path != self.path:
+            self.starts.append((job, path))
+            self.path = path
+        return state
+
+    def ranges(self, end: int) -> Iterator[tuple[int, int, str]]:
+        """First job, last job and path of each event; `end` follows the last job."""
+        for (first, path), (after, _) in zip(self.starts, [*self.starts[1:], (end, "")], strict=True):
+            yield first, after - 1, path
 
     def _waits(self, spec: JobSpec) -> bool:
         key = spec.parents, spec.common.on_parent_failure == "wait"
         if key not in self.waits:
             self.waits[key] = flow.unfinished_parents(self.con, *key)
         return self.waits[key]
+
+
+def _born(path: str) -> tuple[str, str]:
+    return f">CREATED>{path}", path.rpartition(">")[2]
 
 
 def _chunks(specs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:
