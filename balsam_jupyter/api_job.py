@@ -220,9 +220,11 @@ class Job(Model):
             raise ExecutorException(f"Job {self._row.id} is {self.state}: {cannot}, so it cannot become {state}.")
         self.refresh_from_db()
 
-    def checked_edits(self) -> dict[str, object]:
-        """The unsaved changes as an engine stores them, checked."""
-        return self._edits(self._changes())
+    def checked_edits(self, changes: dict[str, Any]) -> dict[str, object]:
+        """Set these fields; they come back as an engine stores them, checked."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        return self._edits(changes)
 
     def parent_query(self) -> ModelQuery[Job]:
         """Its parents."""

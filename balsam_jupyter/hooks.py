@@ -226,19 +226,24 @@ def _json(what: str, value: Any) -> str:
 def _edits(job: HookJob, details: dict[str, Any]) -> dict[str, Any]:
     """What the hook changed of the job for its next run, checked as any change of a job is, and encoded."""
     before = {"parameters": _codec().decode(details["parameters"]), "tags": details["tags"], **details["resources"]}
-    changes = {name: getattr(job, name) for name, value in before.items() if getattr(job, name) != value}
+    changes = {name: getattr(job, name) for name, value in before.items() if not _same(getattr(job, name), value)}
     if not changes:
         return {}
     from balsam_jupyter.api import Job
 
     stored = Job.objects.get(id=job.id)
-    for name, value in changes.items():
-        setattr(stored, name, value)
-    edits = stored.checked_edits()
+    edits = stored.checked_edits(changes)
     stored.site.engine.edit([], edits)  # of no job, only to be checked: this one is the processor's until it is done
     if "resources" in edits:
         edits["resources"] = {name: getattr(edits["resources"], name) for name in details["resources"]}
     return edits
+
+
+def _same(value: Any, before: Any) -> bool:
+    try:
+        return bool(value == before)
+    except Exception:  # arrays have no single answer
+        return bool(_codec().encode(value) == _codec().encode(before))
 
 
 def _users(trace: Any) -> Any:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
@@ -196,6 +197,34 @@ class Adapting(ApplicationDefinition):
 def test_a_hook_changes_the_next_run(exctr, allocation):
     job = run(exctr, Adapting, {"tries": 0})
     assert (job.state, job.parameters, job.wall_time_min) == ("JOB_FINISHED", {"tries": 2}, 7)
+
+
+class Arrays(ApplicationDefinition):
+    outputs = {"half": "half.json:x"}
+
+    def run(self, values, scale=1):
+        return {"sum": float(values.sum()) * scale}
+
+    def postprocess(self):
+        if self.job.parameters["scale"] == 1:
+            self.job.parameters["scale"] = 10
+            self.job.state = "RESTART_READY"
+        Path("half.json").write_text('{"x": %s}' % (self.job.result()["sum"] / 2))
+
+
+def test_values_of_python_apps_with_hooks(exctr, allocation):
+    job = run(exctr, Arrays, {"values": np.arange(4)})
+    assert job.result() == {"sum": 60.0, "half": 30.0} and job.parameters["scale"] == 10
+    assert path(job) == [*BEFORE, "RUNNING", "RUN_DONE", "RESTART_READY", *RAN]
+
+
+def test_a_child_with_hooks_of_its_own(exctr, allocation, tmp_path):
+    (tmp_path / "it").touch()
+    exctr.register_app(Careful)
+    parent = Job.objects.create(app_id="Careful", workdir="p", data={"needs": str(tmp_path / "it")})
+    child = Job.objects.create(app_id="Careful", workdir="c", data={"needs": "../p/job.out"}, parent_ids=[parent.id])
+    child.wait(SOON)
+    assert path(child) == ["CREATED", "AWAITING_PARENTS", *BEFORE[1:], *RAN]
 
 
 class Undecided(ApplicationDefinition):
