@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from hashlib import blake2b
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from ....errors import BadInput, NotFound
@@ -100,7 +100,7 @@ class _Births:
 
     def ranges(self, end: int) -> Iterator[tuple[int, int, str]]:
         """First job, last job and path of each event; `end` follows the last job."""
-        for (first, path), (after, _) in zip(self.starts, [*self.starts[1:], (end, "")], strict=True):
+        for (first, path), (after, _) in pairwise([*self.starts, (end, "")]):
             yield first, after - 1, path
 
     def _waits(self, spec: JobSpec) -> bool:
