@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -61,6 +61,48 @@ def workdir_below(workdir: object, top: str = "") -> str:
     if not path.parts or "\0" in text:
         raise BadInput(f"{text!r} is not the name of a work directory.")
     return str(PurePosixPath(top) / path) if top else str(path)
+
+
+def job_ids(jobs: object) -> tuple[int, ...]:
+    """Ids of jobs, given as numbers, Jobs or tasks; one alone, or several."""
+    many = jobs if isinstance(jobs, Iterable) and not isinstance(jobs, str | bytes) else (jobs,)
+    found = []
+    for one in many:
+        number = getattr(one, "id", one)
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise BadInput(f"A parent is a saved job, a task, or the id of one, not {one!r}.")
+        found.append(operator.index(number))
+    return tuple(sorted(set(found)))
+
+
+def retries(max_retries: object) -> int:
+    """How often a job is run again by itself."""
+    if isinstance(max_retries, bool) or not hasattr(max_retries, "__index__") or operator.index(max_retries) < 0:
+        raise BadInput(f"max_retries must be a whole number of at least 0, not {max_retries!r}.")
+    return operator.index(max_retries)
+
+
+def parent_failure(choice: object) -> str:
+    """What a job does when a parent of it fails."""
+    if choice not in ("fail", "wait"):
+        raise BadInput(f"on_parent_failure is 'fail' or 'wait', not {choice!r}.")
+    return str(choice)
+
+
+def transfer_map(transfers: object) -> dict[str, str]:
+    """Transfers of a job as text; Balsam's longer form, with `location_alias` and `path`, too."""
+    if transfers is None:
+        return {}
+    if not isinstance(transfers, Mapping):
+        raise BadInput(f'transfers must be a mapping such as {{"slot": "location:/path"}}, not {transfers!r}.')
+    found = {}
+    for slot, place in transfers.items():
+        if isinstance(place, Mapping) and set(place) == {"location_alias", "path"}:
+            place = f"{place['location_alias']}:{place['path']}"
+        if not isinstance(slot, str) or not isinstance(place, str):
+            raise BadInput(f'transfers[{slot!r}] must be "location:/path", not {place!r}.')
+        found[slot] = place
+    return found
 
 
 def resources(

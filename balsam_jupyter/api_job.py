@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import codec
-from .api_check import resources, text_map, workdir_below
+from .api_check import job_ids, parent_failure, resources, retries, text_map, transfer_map, workdir_below
 from .api_query import Field, Model
+from .api_query import Query as ModelQuery
 from .api_site import Site, existing_site
-from .errors import BadInput, ExecutorException, TaskFailed, TimeoutExpired, Unsupported
+from .errors import BadInput, ExecutorException, TaskFailed, TimeoutExpired
 from .models import TERMINAL, JobCommon, JobRow, JobSpec, Query, Resources
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 RESOURCE_FIELDS = tuple(Resources.__dataclass_fields__)
 LOG_TAIL = 10
 SETTABLE = ("USER_KILLED", "RESTART_READY")
-_TOO_LATE = ("app_id", "workdir", "parent_ids", "transfers")
+_TOO_LATE = ("app_id", "workdir", "parent_ids", "transfers", "max_retries", "on_parent_failure")
 J = TypeVar("J", bound="Job")
 
 
@@ -61,6 +62,14 @@ class Job(Model):
         What it needs, by Balsam's names.
     wall_time_min : int
         Minutes it is expected to run; 0: unknown.
+    parent_ids : iterable of int
+        Jobs that must be JOB_FINISHED before this one runs.
+    transfers : mapping, optional
+        For the app's transfer slots: ``{slot: "location:/path"}``; ``{id}`` in a path stands for the job's id.
+    max_retries : int
+        How often it is run again by itself after a run that failed.
+    on_parent_failure : {"fail", "wait"}
+        When a parent ends FAILED or USER_KILLED: fail, too, or wait until somebody retries the parent.
     site_name : str, optional
         The site, if not the one last opened.
     """
@@ -83,7 +92,9 @@ class Job(Model):
     node_packing_count: Field[int | None] = Field()
     wall_time_min: Field[int] = Field()
     parent_ids: Field[set[int]] = Field()
-    transfers: Field[dict[str, Any]] = Field()
+    transfers: Field[dict[str, str]] = Field()
+    max_retries: Field[int] = Field()
+    on_parent_failure: Field[str] = Field()
     batch_job_id: Field[int | None] = Field()
     ensemble: Field[str | None] = Field()
     objects: ClassVar[JobManager]
@@ -106,6 +117,8 @@ class Job(Model):
         wall_time_min: int = 0,
         parent_ids: Iterable[int] = (),
         transfers: Mapping[str, Any] | None = None,
+        max_retries: int = 0,
+        on_parent_failure: str = "fail",
         site_name: str | None = None,
     ) -> None:
         super().__init__()
@@ -125,8 +138,10 @@ class Job(Model):
             gpus_per_rank=gpus_per_rank,
             node_packing_count=node_packing_count,
             wall_time_min=wall_time_min,
-            parent_ids=set(parent_ids),
-            transfers=dict(transfers or {}),
+            parent_ids=set(job_ids(parent_ids)),
+            transfers=transfer_map(transfers),
+            max_retries=retries(max_retries),
+            on_parent_failure=parent_failure(on_parent_failure),
         )
 
     @classmethod
@@ -147,9 +162,7 @@ class Job(Model):
             return codec.decode(row.parameters)
         if name == "workdir":
             return Path(row.workdir)
-        return (
-            {"parent_ids": set(), "transfers": {}}[name] if name in ("parent_ids", "transfers") else getattr(row, name)
-        )
+        return set(row.parent_ids) if name == "parent_ids" else getattr(row, name)
 
     def _may_set(self, name: str) -> bool:
         if name in ("id", "return_code", "batch_job_id", "ensemble"):
@@ -162,6 +175,11 @@ class Job(Model):
         from .apps import app_from_record
 
         return app_from_record(self._site.app(self.app_id))
+
+    @property
+    def site(self) -> Site:
+        """The job's site."""
+        return self._site
 
     @property
     def site_id(self) -> int:
@@ -202,6 +220,16 @@ class Job(Model):
             raise ExecutorException(f"Job {self._row.id} is {self.state}: {cannot}, so it cannot become {state}.")
         self.refresh_from_db()
 
+    def checked_edits(self, changes: dict[str, Any]) -> dict[str, object]:
+        """Set these fields; they come back as an engine stores them, checked."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        return self._edits(changes)
+
+    def parent_query(self) -> ModelQuery[Job]:
+        """Its parents."""
+        return Job.objects.filter(id=sorted(self.parent_ids))
+
     def _edits(self, changes: dict[str, Any]) -> dict[str, object]:
         edits: dict[str, object] = {}
         if any(name in RESOURCE_FIELDS for name in changes):
@@ -223,16 +251,14 @@ class Job(Model):
 
     def _spec(self, shared: dict[Any, JobCommon]) -> JobSpec:
         """What the engine stores, checked; jobs with equal resources and tags share them."""
-        if self.parent_ids:
-            raise Unsupported("Jobs with parents come later; wait for the parents, then submit.")
-        if self.transfers:
-            raise Unsupported("The embedded engine moves no files between sites; give the app `inputs`.")
         tags, wants = text_map("tags", self.tags), self._resources()
         app = self._site.app(self.app_id)
-        key = (app.id, repr(wants), tuple(sorted(tags.items())))
-        common = shared.setdefault(key, JobCommon(app.id, app.version, wants, tags))
-        data = self.data or None
-        return JobSpec(common, codec.encode(self._checked_parameters()), workdir_below(self.workdir), None, data)
+        again, failure = retries(self.max_retries), parent_failure(self.on_parent_failure)
+        common = JobCommon(app.id, app.version, wants, tags, max_retries=again, on_parent_failure=failure)
+        common = shared.setdefault((app.id, repr(wants), tuple(sorted(tags.items())), again, failure), common)
+        parameters, folder = codec.encode(self._checked_parameters()), workdir_below(self.workdir)
+        parents, files = job_ids(self.parent_ids), transfer_map(self.transfers)
+        return JobSpec(common, parameters, folder, None, self.data or None, parents, files or None)
 
     def delete(self) -> None:
         """Remove the job; its work directory stays. A job that runs is refused: kill it first."""

@@ -46,6 +46,7 @@ class JobManager(Manager[Job]):
 
     _filters = (
         "id", "state", "state__ne", "tags", "workdir", "app_name", "app_id", "batch_job_id", "ensemble", "site_id",
+        "parent_id",
     )  # fmt: skip
     _orders = (
         "id", "state", "workdir", "row", "submit_time", "start_time", "end_time", "runtime_s", "return_code",
@@ -189,6 +190,7 @@ class JobManager(Manager[Job]):
             app_name=app,
             batch_job_id=asked.get("batch_job_id"),
             workdir=None if workdir is None else str(workdir),
+            parent_ids=_many(asked.get("parent_id")),
         )
 
     def _list(self, filters: Mapping[str, Any], order: str | None, start: int, stop: int | None) -> list[Job]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 APPS_AGE_S = 1.0
 """How long the list of apps is believed; another kernel may register one again."""
+
+HOOK_SITE = "BALSAM_JUPYTER_SITE"
+"""Variable of a hook's environment: the path of its site."""
 
 _lock = threading.RLock()
 _open: list[Site] = []
@@ -73,6 +77,8 @@ class Site(Model):
             If the site has no such app; names the nearest.
         """
         if isinstance(ref, type):
+            if HOOK_SITE in os.environ and any(one.name == ref.__name__ for one in self.engine.apps()):
+                return self.app(ref.__name__)  # in a hook a class has only what its functions need
             return self._by_class[ref] if ref in self._by_class else self.register(ref)
         if ref not in self._apps or time.monotonic() - self._apps_time > APPS_AGE_S:
             self._apps_time = time.monotonic()
@@ -163,6 +169,14 @@ def _opened(kind: str, name: str | None, path: str | None) -> Site:
         return site
 
 
+def _open_inherited() -> None:
+    """In an app's hook, its site is the current one from the beginning."""
+    with _lock:
+        unopened = _current is None
+    if unopened and HOOK_SITE in os.environ:
+        open_site(path=os.environ[HOOK_SITE])
+
+
 def current_site() -> Site:
     """The site last opened in this process.
 
@@ -171,6 +185,7 @@ def current_site() -> Site:
     NotFound
         If none is open.
     """
+    _open_inherited()
     with _lock:
         if _current is None:
             raise NotFound(
@@ -209,6 +224,7 @@ def existing_site(ref: int | str | Site | None = None) -> Site:
     """
     if isinstance(ref, Site):
         return ref
+    _open_inherited()
     with _lock:
         near = _current
     if near is not None:

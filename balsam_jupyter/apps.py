@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from . import appversion, usercode
-from .appspec import Declaration, read_class, refuse_unsupported
+from .appspec import Declaration, read_class
 from .errors import BadInput, listing, nearest
 from .models import AppRecord, Parameter
 from .templates import CommandTemplate, argument
@@ -69,7 +69,18 @@ class ApplicationDefinition(metaclass=_AppType):
         or a file with the suffix ``.j2``, is a Jinja2 template of the parameters.
     outputs : dict
         ``{name: spec}``: a regular expression with one group searched in the log, ``"file.json:key"``, or a function
-        of the work directory.
+        of the work directory, read after `postprocess`.
+    preprocess, postprocess, handle_error, handle_timeout : method
+        Balsam's hooks, called with `self` alone before the run, after one that ended well, after one that failed, and
+        after one that the end of its allocation stopped. They run in the work directory, log to ``balsam.log``, and see
+        the job as `self.job`; they may set `self.job.state` (to "PREPROCESSED", "POSTPROCESSED", "RESTART_READY" or
+        "FAILED", where it makes sense), `self.job.data` and, before a rerun, parameters and resources, and may make
+        jobs. One that raises fails its job. After a crash of the machine or of their process they may run again.
+    transfers : dict
+        Slots for files that come from elsewhere before a run, or go there after it: ``{slot: {"direction": "in" or
+        "out", "local_path": path in the work directory, "required": bool, "recursive": bool, "description": text}}``.
+    cleanup_files : list of str
+        Globs of files in the work directory that are removed when the job finishes; ``job.out`` only if named.
 
     Raises
     ------
@@ -85,6 +96,8 @@ class ApplicationDefinition(metaclass=_AppType):
     python_exe: str = sys.executable
     inputs: dict[str, str | Path] = {}  # noqa: RUF012
     outputs: dict[str, str | Callable[[Path], Any]] = {}  # noqa: RUF012
+    transfers: dict[str, dict[str, Any]] = {}  # noqa: RUF012
+    cleanup_files: list[str] = []  # noqa: RUF012
 
     def __init__(self, job: Any) -> None:
         self.job = job
@@ -152,8 +165,6 @@ def app_record(cls: type) -> AppRecord:
     ------
     BadInput
         If the class breaks the contract, an input file is missing, or its functions cannot be pickled.
-    Unsupported
-        If it has hooks, transfers or files to clean up.
     """
     if not isinstance(cls, type):
         raise BadInput(f"An app is a class, not a {type(cls).__name__}; give a subclass of ApplicationDefinition.")
@@ -161,7 +172,6 @@ def app_record(cls: type) -> AppRecord:
         stored, as_loaded = _loaded[cls]
         if _as_it_was(cls, as_loaded):  # its source is elsewhere, so only this keeps its version
             return replace(stored)
-    refuse_unsupported(cls)
     found = read_class(cls, final=True)
     preamble = _preamble(cls, found)
     return AppRecord(
@@ -177,6 +187,9 @@ def app_record(cls: type) -> AppRecord:
         inputs=found.inputs,
         outputs=found.outputs,
         sys_path=usercode.user_folders(),
+        hooks=found.hooks,
+        transfers=found.transfers,
+        cleanup_files=found.cleanup_files,
         source=appversion.source(cls, _declared_at.get(cls)),
         payload=_payload(found),
     )
@@ -217,7 +230,7 @@ def _preamble(cls: type, found: Declaration) -> list[str]:
 
 def _payload(found: Declaration) -> bytes | None:
     """The pickle of what the app's worker calls."""
-    if found.kind == "shell":
+    if found.kind == "shell" and not found.hooks:
         if not found.output_functions:
             return None
         return usercode.pickled(found.name, {"functions": {}, "attributes": {}, "outputs": found.output_functions})
@@ -265,6 +278,8 @@ def app_from_record(record: AppRecord) -> type:
         "inputs": {key: _input(one) for key, one in record.inputs.items()},
         "outputs": {key: functions[key] if spec is None else spec for key, spec in record.outputs.items()},
         "shell_preamble": lambda self: list(record.preamble),
+        "transfers": {name: dict(slot) for name, slot in record.transfers.items()},
+        "cleanup_files": list(record.cleanup_files),
     }
     if record.kind == "shell":
         namespace["command_template"] = record.command_template

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import FunctionType, GenericAlias
 from typing import Any
 
+from . import appflow
 from .codec import encode
-from .errors import BadInput, Unsupported, listing, nearest
+from .errors import BadInput, listing, nearest
 from .models import Parameter
 from .outputs import problem
 from .templates import CommandTemplate, text_names
@@ -23,14 +24,11 @@ from .usercode import ATTRIBUTE_OPS, declared, is_ours, names
 
 CONTRACT = frozenset({
     "site", "command_template", "run", "parameters", "environment_variables", "python_exe", "transfers",
-    "cleanup_files", "inputs", "outputs", "shell_preamble", "preprocess", "postprocess", "handle_error",
-    "handle_timeout",
+    "cleanup_files", "inputs", "outputs", "shell_preamble", *appflow.HOOKS,
 })  # fmt: skip
 """Attributes with a meaning of their own; all others belong to the user's functions."""
 
-_HOOKS = ("preprocess", "postprocess", "handle_error", "handle_timeout")
 _PARAMETER_KEYS = ("required", "default", "help")
-_RESERVED_FILES = re.compile(r"job\.(out|err)(\.\d+)?")
 
 
 @dataclass
@@ -49,6 +47,9 @@ class Declaration:
     functions: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     preamble: Any = None
+    hooks: list[str] = field(default_factory=list)
+    transfers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cleanup_files: list[str] = field(default_factory=list)
 
 
 def read_class(cls: type, final: bool) -> Declaration:
@@ -81,9 +82,12 @@ def read_class(cls: type, final: bool) -> Declaration:
         parameters={},
         environment_variables=_environment(name, attrs.get("environment_variables") or {}),
         python_exe=os.fspath(attrs.get("python_exe") or ""),
-        functions={key: value for key, value in attrs.items() if is_function[key] and key not in CONTRACT - {"run"}},
+        functions={key: value for key, value in attrs.items() if is_function[key] and key not in CONTRACT - _CALLED},
         attributes={key: value for key, value in attrs.items() if not is_function[key] and key not in CONTRACT},
         preamble=attrs.get("shell_preamble"),
+        hooks=appflow.hooks(name, attrs),
+        transfers=appflow.transfers(name, attrs.get("transfers") or {}),
+        cleanup_files=appflow.cleanup_files(name, attrs.get("cleanup_files") or []),
     )
     found.inputs, complete = _inputs(name, attrs.get("inputs") or {}, final)
     _read_outputs(found, attrs.get("outputs") or {})
@@ -109,6 +113,7 @@ def read_class(cls: type, final: bool) -> Declaration:
     return found
 
 
+_CALLED = frozenset({"run", *appflow.HOOKS})
 _FUNCTIONS = (FunctionType, staticmethod, classmethod, property, cached_property)
 
 
@@ -266,7 +271,7 @@ def _file_name(app: str, key: Any) -> str:
     name = posixpath.normpath(key)
     if name.startswith("/") or ".." in key.split("/") or name == "." or key.endswith("/"):
         raise BadInput(f"Input {key!r} of app {app} must be a file name below the work directory, without '..'.")
-    if _RESERVED_FILES.fullmatch(name):
+    if appflow.RESERVED_FILES.fullmatch(name):
         raise BadInput(f"Input {key!r} of app {app} has the name of the task's log; choose another.")
     return name
 
@@ -296,23 +301,3 @@ def _not_unary(value: Any) -> str:
     except ValueError:  # a builtin without a signature
         return ""
     return ""
-
-
-def refuse_unsupported(cls: type) -> None:
-    """Refuse what this version would have to ignore.
-
-    Raises
-    ------
-    Unsupported
-        If the class has hooks of its own, transfers, or files to clean up.
-    """
-    attrs = declared(cls)
-    hooks = [name for name in _HOOKS if name in attrs]
-    if hooks:
-        raise Unsupported(
-            f"App {cls.__name__} defines {listing(hooks)}: hooks are not run by this version. "
-            "Do their work in run(), in the command, or in `outputs`."
-        )
-    for name, cure in (("transfers", "Give files as `inputs`."), ("cleanup_files", "Remove them in the command.")):
-        if attrs.get(name):
-            raise Unsupported(f"App {cls.__name__} has `{name}`, which this version does not run. {cure}")

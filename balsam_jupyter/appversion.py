@@ -34,7 +34,9 @@ def version(found: Declaration, preamble: list[str]) -> str:
         sorted((name, spec or "") for name, spec in found.outputs.items()),
         [[name, digest.of(function)] for name, function in sorted(found.output_functions.items())],
     ]
-    if found.kind == "python":
+    if found.transfers or found.cleanup_files:
+        parts += [found.transfers, found.cleanup_files]
+    if found.kind == "python" or found.hooks:
         parts += [[name, digest.of(value)] for name, value in sorted(found.functions.items())]
         parts += [[name, digest.of(value)] for name, value in sorted(found.attributes.items())]
     return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()

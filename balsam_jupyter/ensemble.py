@@ -7,6 +7,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from html import escape
 from pathlib import Path
@@ -17,7 +18,7 @@ from .api import Site
 from .api_jobs import EVENTS_WAIT_S
 from .apps import check_parameters
 from .errors import BadInput, NotFound, TimeoutExpired, nearest
-from .models import TASK_STATE, TERMINAL, AppRecord, EnsembleRecord, JobCommon, JobSpec, Query, Resources
+from .models import TASK_STATE, TERMINAL, AppRecord, EnsembleRecord, JobCommon, JobSpec, Query
 from .status import explain, task_counts
 from .sweep import Sweep
 from .task import BalsamTask, Follower
@@ -234,8 +235,9 @@ def submit_sweep(
     app: AppRecord,
     sweep: Any,
     name: str | None,
-    resources: Resources,
-    tags: Mapping[str, str],
+    common: JobCommon,
+    parents: tuple[int, ...],
+    transfers: Mapping[str, str] | None,
 ) -> Ensemble:
     """Store the rows that are not there yet, all or none. See `BalsamExecutor.submit_sweep`."""
     if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name) or name == LONE_TASKS):
@@ -247,6 +249,13 @@ def submit_sweep(
     parameters, keys = _checked(app, rows_of(sweep))
     if not parameters:
         raise BadInput("The sweep is empty: it has no rows.")
+    for slot, place in (transfers or {}).items():
+        out = app.transfers.get(slot, {}).get("direction") == "out"
+        if out and len(parameters) > 1 and "{id}" not in place:
+            raise BadInput(
+                f"transfers[{slot!r}]: all {len(parameters)} rows would write to {place}; put {{id}}, which stands for "
+                "the task's id, into its path."
+            )
     if name is None:
         # The order of the rows is not part of what a sweep is.
         digest = blake2b(b"".join(sorted(keys)), digest_size=4).hexdigest()
@@ -263,8 +272,11 @@ def submit_sweep(
             "python": platform.python_version(),
         }
         record = EnsembleRecord(name, app.name, 1, app.version, time.time(), provenance)
-    common = JobCommon(app.id, app.version, resources, {"workflow": name, **tags}, name, record.generation)
-    specs = (JobSpec(common, text, "", key) for text, key in zip(parameters, keys, strict=True))
+    tags = {"workflow": name, **common.tags}
+    common = replace(common, tags=tags, ensemble=name, generation=record.generation)
+    specs = (
+        JobSpec(common, text, "", key, None, parents, transfers) for text, key in zip(parameters, keys, strict=True)
+    )
     submitted = engine.submit(specs, record if made else None)
     ensemble = Ensemble(site, follower, record, submitted.new)
     if note := ensemble.note:

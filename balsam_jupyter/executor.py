@@ -11,7 +11,17 @@ from typing import Any
 
 from . import codec
 from .api import BatchJob, Site, current_site, open_site
-from .api_check import allocation_request, layout, resources, text_map, workdir_below
+from .api_check import (
+    allocation_request,
+    job_ids,
+    layout,
+    parent_failure,
+    resources,
+    retries,
+    text_map,
+    transfer_map,
+    workdir_below,
+)
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
 from .ensemble import LONE_TASKS, Ensemble, find_ensemble, slug, submit_sweep
@@ -179,6 +189,10 @@ class BalsamExecutor:
         wait_on_start: bool = False,
         extra_args: Mapping[str, str] = _NONE,
         tags: Mapping[str, str] = _NONE,
+        *,
+        max_retries: int = 0,
+        parent_ids: Any = (),
+        on_parent_failure: str = "fail",
     ) -> BalsamTask:
         """Submit one task.
 
@@ -199,7 +213,8 @@ class BalsamExecutor:
         gpus_per_rank : float
             GPUs for each rank.
         transfers : mapping
-            Files to bring from other sites.
+            Files for the app's transfer slots: ``{slot: "location:/path"}``, with a location of the site's settings;
+            ``{id}`` in a path stands for the task's id.
         workdir : str
             The work directory below ``data/libe_workflow/``; by default the app's name and the task's id.
         dry_run : bool
@@ -211,6 +226,12 @@ class BalsamExecutor:
             Passed through to the MPI launcher.
         tags : mapping
             Text to text, to find the task by and for an allocation's `filter_tags`.
+        max_retries : int
+            How often it is run again by itself after a run that failed.
+        parent_ids : list of task, Job or int
+            Tasks that must have finished before this one runs.
+        on_parent_failure : {"fail", "wait"}
+            When one of them fails or is killed: fail, too, or wait until somebody retries it.
 
         Returns
         -------
@@ -224,16 +245,19 @@ class BalsamExecutor:
         """
         app = self._app(calc_type, app_name)
         wants = self._resources(
-            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, transfers, extra_args
+            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, extra_args
         )
         words = text_map("tags", tags)
         folder = workdir_below(workdir if workdir not in (None, "") else f"{slug(app.name)}_{{id}}", LONE_TASKS)
         if app_args is not None and not isinstance(app_args, Mapping):
             raise BadInput(f"app_args is a mapping of the app's parameters such as {{'T': 300}}, not {app_args!r}.")
         parameters = codec.encode(check_parameters(app, app_args or {}))
+        again, failure = retries(max_retries), parent_failure(on_parent_failure)
+        common = JobCommon(app.id, app.version, wants, words, max_retries=again, on_parent_failure=failure)
+        spec = JobSpec(common, parameters, folder, None, None, job_ids(parent_ids), transfer_map(transfers) or None)
         if dry_run:
-            return self._dry_run(app, parameters, folder, wants, words)
-        submitted = self.site.engine.submit([JobSpec(JobCommon(app.id, app.version, wants, words), parameters, folder)])
+            return self._dry_run(app, folder, spec)
+        submitted = self.site.engine.submit([spec])
         number = submitted.ids[0]
         for name in submitted.renamed.values():
             log.warning("A finished task has the work directory %s: this one gets %s.", folder, name)
@@ -256,6 +280,10 @@ class BalsamExecutor:
         transfers: Mapping[str, Any] = _NONE,
         extra_args: Mapping[str, str] = _NONE,
         tags: Mapping[str, str] = _NONE,
+        *,
+        max_retries: int = 0,
+        parent_ids: Any = (),
+        on_parent_failure: str = "fail",
     ) -> Ensemble:
         """Submit a task for each row of a sweep, in one step. Rows that the ensemble has already are kept.
 
@@ -270,6 +298,8 @@ class BalsamExecutor:
             same cell again finds the same ensemble.
         num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, transfers, extra_args
             As in `submit`, for each task.
+        max_retries, parent_ids, on_parent_failure
+            As in `submit`, for each task; they count for the rows that are new.
         tags : mapping
             For each task, beside ``workflow``, which is the ensemble's name.
 
@@ -285,9 +315,14 @@ class BalsamExecutor:
         """
         app = self._app(None, app_name)
         wants = self._resources(
-            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, transfers, extra_args
+            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, extra_args
         )
-        return submit_sweep(self.site, self._follower, app, sweep, name, wants, text_map("tags", tags))
+        again, failure = retries(max_retries), parent_failure(on_parent_failure)
+        common = JobCommon(
+            app.id, app.version, wants, text_map("tags", tags), max_retries=again, on_parent_failure=failure
+        )
+        files = transfer_map(transfers) or None
+        return submit_sweep(self.site, self._follower, app, sweep, name, common, job_ids(parent_ids), files)
 
     def ensemble(self, name: str) -> Ensemble:
         """The ensemble of that name, whichever kernel submitted it."""
@@ -327,16 +362,11 @@ class BalsamExecutor:
         max_tasks_per_node: int | None,
         machinefile: str | None,
         gpus_per_rank: float,
-        transfers: Mapping[str, Any] | None,
         extra_args: Mapping[str, str] | None,
     ) -> Resources:
         nodes, each = layout(num_procs, num_nodes, procs_per_node)
         if machinefile is not None:
             raise Unsupported("machinefile is not used: the launcher places tasks by itself; leave it out.")
-        if transfers:
-            raise Unsupported(
-                "This engine moves no files between sites; leave transfers out and give the app `inputs`."
-            )
         return resources(
             nodes,
             each,
@@ -345,15 +375,14 @@ class BalsamExecutor:
             launch_params=extra_args,
         )
 
-    def _dry_run(
-        self, app: AppRecord, parameters: str | bytes, folder: str, wants: Resources, tags: dict[str, str]
-    ) -> BalsamTask:
+    def _dry_run(self, app: AppRecord, folder: str, spec: JobSpec) -> BalsamTask:
         now = time.time()
         row = JobRow(
-            id=0, app_id=app.id, app_name=app.name, state="JOB_FINISHED", parameters=parameters, workdir=folder,
-            resources=wants, tags=tags, ensemble=None, generation=1, row=None, app_version=app.version,
-            submit_time=now, start_time=None, end_time=None, runtime_s=None, return_code=0, batch_job_id=None,
-            attempts=0, data={}, value=None, error="", exception=None,
+            id=0, app_id=app.id, app_name=app.name, state="JOB_FINISHED", parameters=spec.parameters, workdir=folder,
+            resources=spec.common.resources, tags=dict(spec.common.tags), ensemble=None, generation=1, row=None,
+            app_version=app.version, submit_time=now, start_time=None, end_time=None, runtime_s=None, return_code=0,
+            batch_job_id=None, attempts=0, data={}, value=None, error="", exception=None, parent_ids=spec.parents,
+            transfers=dict(spec.transfers or {}), on_parent_failure=spec.common.on_parent_failure,
         )  # fmt: skip
         argv, env = self.site.engine.command(row)
         task = BalsamTask(row, self.site, None, shlex.join(argv), env)

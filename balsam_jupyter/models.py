@@ -79,6 +79,8 @@ class AppRecord:
     "outputs": {name: callable}, "sources": {file name: text}}`` (the texts of notebook cells, for tracebacks)
     or None if the app has none of these. `preamble` holds the shell lines that run before the command.
     `sys_path` lists import folders of the declaring process.
+    `hooks` names those of Balsam's hooks the class defines; they are among the payload's functions. `transfers` maps a
+    slot to ``{"required", "direction", "local_path", "description", "recursive"}``. `cleanup_files` are globs.
     `version` is the hash of the design's section "Identity"; `source` the text as written.
     """
 
@@ -94,6 +96,9 @@ class AppRecord:
     inputs: dict[str, dict[str, str]] = field(default_factory=dict)
     outputs: dict[str, str | None] = field(default_factory=dict)
     sys_path: list[str] = field(default_factory=list)
+    hooks: list[str] = field(default_factory=list)
+    transfers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cleanup_files: list[str] = field(default_factory=list)
     source: str = ""
     payload: bytes | None = None
     id: int = 0
@@ -178,6 +183,10 @@ class JobRow:
     value: str | bytes | None
     error: str
     exception: bytes | None
+    parent_ids: tuple[int, ...] = ()
+    transfers: dict[str, str] = field(default_factory=dict)
+    max_retries: int = 0
+    on_parent_failure: str = "fail"
 
 
 class EventRow(NamedTuple):
@@ -232,6 +241,8 @@ class Query:
     workdir: str | None = None
     after_id: int | None = None
     """Only ids above this: the next page of many jobs in the order of their ids."""
+    parent_ids: tuple[int, ...] | None = None
+    """Children of any of these jobs."""
     order: str = "id"
     """A column of JobRow that is a plain number or text, with a leading ``-`` for descending."""
     limit: int | None = None

@@ -55,3 +55,9 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
         return False
+
+
+def processors(site: os.PathLike[str] | str) -> list[int]:
+    """Process ids of the site's processor: one at most."""
+    wanted = ["balsam_jupyter.engines.embedded.processor", "--site", str(site)]
+    return [pid for pid, words in _commands().items() if words[2:5] == wanted]

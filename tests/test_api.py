@@ -24,7 +24,7 @@ from balsam_jupyter import (
     current_site,
     open_site,
 )
-from balsam_jupyter.errors import BadInput, ExecutorException, NotFound, Unsupported
+from balsam_jupyter.errors import BadInput, ExecutorException, NotFound
 
 SOON = 60.0
 Until = Callable[[Callable[[], bool]], None]
@@ -306,12 +306,12 @@ print(Job.objects.get(id={job.id}).result(60)["root"])
     assert done.stdout == "4.0\n"
 
 
-def test_what_comes_later_is_refused(site: Site) -> None:
-    parent = Job.objects.create(app_id=Echo, workdir="p")
-    for wrong in (
-        {"parent_ids": {parent.id}}, {"transfers": {"f": "x:/y"}}, {"ranks_per_node": 2}, {"gpus_per_rank": 1},
-        {"node_packing_count": 2},
+def test_a_job_that_cannot_be_is_refused(site: Site) -> None:
+    Job.objects.create(app_id=Echo, workdir="p")
+    for wrong, error in (
+        ({"parent_ids": {99}}, NotFound), ({"transfers": {"f": "x:/y"}}, BadInput), ({"gpus_per_rank": 1}, BadInput),
+        ({"num_nodes": 2}, BadInput), ({"threads_per_rank": 99}, BadInput),
     ):  # fmt: skip
-        with pytest.raises(Unsupported):
+        with pytest.raises(error):
             Job.objects.create(app_id=Echo, workdir="c", **wrong)
     assert Job.objects.count() == 1

@@ -15,7 +15,7 @@ import pytest
 from balsam_jupyter import ApplicationDefinition
 from balsam_jupyter.apps import app_from_record, app_record, app_version, check_parameters
 from balsam_jupyter.codec import decode, encode
-from balsam_jupyter.errors import BadInput, Unsupported
+from balsam_jupyter.errors import BadInput
 from balsam_jupyter.models import Parameter
 
 from .isolated import CALL, called_elsewhere, python
@@ -249,17 +249,75 @@ def test_super_in_run_is_refused():
         app_record(Child)
 
 
+def test_hooks_transfers_and_clean_up_are_kept():
+    class Base:
+        def preprocess(self):
+            self.job.data["made"] = self.helper()
+
+        def helper(self):
+            return 2
+
+    class Whole(Base, ApplicationDefinition):
+        command_template = "true"
+        transfers = {"deck": {"direction": "in", "local_path": "./input.nw"}}
+        cleanup_files = ["*.tmp", "sub/*.h5"]
+
+        def handle_error(self):
+            self.job.state = "FAILED"
+
+    record = app_record(Whole)
+    assert record.hooks == ["preprocess", "handle_error"]
+    slot = {"required": True, "direction": "in", "local_path": "input.nw", "description": "", "recursive": False}
+    assert record.transfers == {"deck": slot} and record.cleanup_files == ["*.tmp", "sub/*.h5"]
+    again = app_from_record(record)
+    assert again.transfers == {"deck": slot} and app_record(again).version == record.version
+    assert {"preprocess", "handle_error", "helper"} <= vars(again).keys()
+
+
+def test_hooks_and_transfers_are_part_of_the_version():
+    def versions(**attributes):
+        return declare(command_template="true", **attributes)().version
+
+    def first(self):
+        return 1
+
+    def second(self):
+        return 2
+
+    slot = {"direction": "in", "local_path": "a"}
+    told = [
+        versions(), versions(preprocess=first), versions(preprocess=second), versions(postprocess=second),
+        versions(transfers={"x": slot}), versions(transfers={"y": slot}), versions(cleanup_files=["*"]),
+    ]  # fmt: skip
+    assert len(set(told)) == len(told)
+
+
 @pytest.mark.parametrize(
-    "attributes",
+    ("attributes", "message"),
     [
-        {"preprocess": lambda self: None},
-        {"handle_error": lambda self: None},
-        {"transfers": {"x": {"direction": "in"}}},
-        {"cleanup_files": ["*.tmp"]},
+        ({"preprocess": lambda: None}, r"called with `self` alone: def preprocess\(self\)"),
+        ({"postprocess": lambda self, job: None}, "called with `self` alone"),
+        ({"handle_error": staticmethod(lambda self: None)}, "`handle_error` of app Broken must be a plain method"),
+        ({"handle_eror": lambda self: None}, "did you mean `handle_error`"),
+        ({"transfers": ({"x": {}},)}, "are a tuple; is there a comma too many"),
+        (
+            {"transfers": {"x": {"local_path": "a"}}},
+            'Transfer slot \'x\' of app Broken: its direction is "in" or "out"',
+        ),
+        ({"transfers": {"x": {"direction": "in"}}}, "local_path must be a path below the work directory, not ''"),
+        ({"transfers": {"x": {"direction": "in", "local_path": "/a"}}}, "local_path must be a path below"),
+        ({"transfers": {"x": {"direction": "in", "local_path": "a/../b"}}}, "local_path must be a path below"),
+        ({"transfers": {"x": {"direction": "in", "local_path": "job.out"}}}, "the name of a log"),
+        ({"transfers": {"x": {"direction": "out", "local_path": "."}}}, "the whole work directory"),
+        ({"transfers": {"x": {"direction": "out", "local": "a"}}}, "has no 'local'.*Did you mean 'local_path'"),
+        ({"transfers": {"x": {"direction": "out", "local_path": "a", "recursive": 1}}}, "`recursive` is True or False"),
+        ({"cleanup_files": "*.tmp"}, "give a list of globs"),
+        ({"cleanup_files": ["../*"]}, r"'\.\./\*' must be a glob of files below the work directory"),
+        ({"cleanup_files": ["/tmp/*"]}, "must be a glob of files below"),
     ],
 )
-def test_hooks_and_transfers_are_not_silently_left_out(attributes):
-    with pytest.raises(Unsupported, match=next(iter(attributes))):
+def test_hooks_and_transfers_that_cannot_be(attributes, message):
+    with pytest.raises(BadInput, match=message):
         declare(command_template="echo", **attributes)()
 
 

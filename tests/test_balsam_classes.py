@@ -35,6 +35,10 @@ def test_default_environment_and_preamble(answers: dict[str, Any]) -> None:
     assert answers["polite"] == ["FINISHED", "before\nHello, stranger from the class\n"]
 
 
+def test_hooks_transfers_and_clean_up(answers: dict[str, Any]) -> None:
+    assert answers["fixed"] == ["FINISHED", "a deck\n", {"retry_count": 1}]
+
+
 def test_run_function(answers: dict[str, Any]) -> None:
     assert answers["norm"][0] == "FINISHED"
     assert answers["value"] == 10.0

@@ -129,7 +129,10 @@ class Engine(Protocol):
         """At most `most` bytes of the job's log from `start` on; b"" at its end and before there is one."""
 
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
-        """The exact argument list and the added environment a job starts with."""
+        """The exact argument list and the added environment a job starts with.
+
+        Refuses what `submit` would refuse of a job that was never stored (its id is 0).
+        """
 
     def set_values(self, values: Iterable[tuple[int, str | bytes]]) -> None:
         """Replace the encoded values of finished jobs (later extraction)."""

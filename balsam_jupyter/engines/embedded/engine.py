@@ -26,14 +26,15 @@ from ...models import (
     Usage,
     Vacuumed,
 )
-from . import files, foreground, scheduler, site, upkeep
+from . import files, foreground, scheduler, site, transfers, upkeep
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
 from .launcher.prepare import Preparer, clean_environment, launch_words
+from .processor.start import ensure
 from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
-from .store import Store, jobs, records, work
+from .store import Store, flow, jobs, records, submission, work
 
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
 
@@ -95,13 +96,19 @@ class EmbeddedEngine:
         return records.apps(self.store.con)
 
     def submit(self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None) -> Submitted:
-        seen: set[int] = set()
+        seen: dict[int, tuple[str, transfers.Slots]] = {}  # the app's name and slots, of each common
+        locations: dict[str, str] = {}
 
         def checked() -> Iterable[JobSpec]:
             for spec in specs:
                 if id(spec.common) not in seen:
-                    seen.add(id(spec.common))
                     self._check(spec.common.resources)
+                    seen[id(spec.common)] = records.slots(self.store.con, spec.common.app_id)
+                app, slots = seen[id(spec.common)]
+                if slots or spec.transfers:
+                    if not locations:
+                        locations.update(site.Settings.read(self.path / "settings.yml").transfer_locations)
+                    transfers.check(app, slots, spec.transfers or {}, locations)
                 if spec.workdir and (os.path.isabs(spec.workdir) or ".." in Path(spec.workdir).parts):
                     where = "it is below the site's data folder"
                     raise BadInput(f"workdir {spec.workdir!r} must be a relative path without '..'; {where}.")
@@ -110,8 +117,9 @@ class EmbeddedEngine:
         with self.store.transaction() as con:
             if ensemble is not None:
                 records.put_ensemble(con, ensemble)
-            submitted = jobs.submit(con, checked())
+            submitted = submission.submit(con, checked())
         self.bell.ring()
+        ensure(self.path, self.store)
         return submitted
 
     def _check(self, asked: Resources) -> None:
@@ -157,6 +165,7 @@ class EmbeddedEngine:
         elif state == "RESTART_READY":
             with self.store.transaction() as con:
                 changed = jobs.retry(con, query)
+            ensure(self.path, self.store)
         else:
             raise BadInput(f"A job's state can be set to USER_KILLED or RESTART_READY, not to {state!r}.")
         self.bell.ring()
@@ -201,7 +210,8 @@ class EmbeddedEngine:
             left = deadline - time.monotonic()
             if rows or left <= 0:
                 return Events(str(rows[-1].seq if rows else last), rows)
-            ear.wait(min(left, _LOOK_S))
+            if ear.wait(min(left, _LOOK_S)):
+                ensure(self.path, self.store)
             self.look_after()
 
     def history(self, ids: Iterable[int]) -> list[EventRow]:
@@ -231,6 +241,7 @@ class EmbeddedEngine:
             self._last_care = now
             if work.unclosed_sessions(self.store.con):
                 self._recovery.sweep()
+            ensure(self.path, self.store)
             if records.allocations(self.store.con, unended=True):
                 ended = scheduler.reconcile(self.path, self.store)
                 if scheduler.start_waiting(self.path, self.store, self.settings) or ended:
@@ -316,6 +327,10 @@ class EmbeddedEngine:
         record = next((app for app in records.apps(self.store.con, job.app_id)), None)
         if record is None:
             raise NotFound(f"There is no app {job.app_name!r} at the site {self.site.name!r}; register it first.")
+        if not job.id:  # of a dry run: what a submission would refuse is refused here, too
+            locations = site.Settings.read(self.path / "settings.yml").transfer_locations
+            transfers.check(record.name, record.transfers, job.transfers, locations)
+            flow.unfinished_parents(self.store.con, job.parent_ids, job.on_parent_failure == "wait")
         if record.kind == "python":
             return [record.python_exe, f"{record.name}.run"], dict(record.environment_variables)
         preparer = Preparer(clean_environment())

@@ -17,11 +17,11 @@ from ...codec import encode
 from . import processes
 from .doorbell import Bell
 from .journal import Journal, is_locked, read
-from .launcher.ending import log_tail
+from .launcher.ending import handed_on, log_tail
 from .launcher.placement import Place, place_file
 from .launcher.reading import read_outputs
 from .sessions import process_mark, session_folder, session_mark, task_mark, try_lock
-from .store import Store, records, work
+from .store import Store, flow, records, work
 from .store.work import End, Work
 
 _PATIENCE_S = 2.0  # for a slot process to notice that its launcher is gone
@@ -58,6 +58,10 @@ class Recovery:
         mark = session_mark(self.site, session)
         with self.store.transaction() as con:
             work.set_session(con, session, "fenced")
+            kind = work.session_kind(con, session)
+        if kind == "processor":
+            self._settle_processor(session, mark)
+            return 0
         journals = self._journals(mark, folder)
         ends: list[End] = []
         begun: list[tuple[int, str, float]] = []
@@ -91,6 +95,14 @@ class Recovery:
             self.bell.ring()
         return alive
 
+    def _settle_processor(self, session: int, mark: str) -> None:
+        """End the hooks of a dead processor; its jobs go back to the states they are stored in."""
+        processes.end([{"BALSAM_SESSION": mark}], 0)
+        with self.store.transaction() as con:
+            flow.give_back(con, session)
+            work.set_session(con, session, "closed")
+        self.bell.ring()
+
     def _journals(self, session: str, folder: Path) -> list[Journal]:
         """The session's journals, once every living slot process has seen that its launcher is gone."""
         deadline = time.monotonic() + _PATIENCE_S
@@ -110,14 +122,17 @@ class Recovery:
             code, began, runtime, outcome = journal.ends[job.id, job.attempt]
         value, error, exception, note = outcome or (None, "", None, "")
         end = End(job.id, "finished", job.state, began, runtime, code, value, error or note, exception)
+        record = records.apps(self.store.con, job.app_id)[0]
         if code != 0:
             folder = self.site / "data" / job.workdir
             how = "killed" if killed else "timeout" if stopped else "error"
             return end._replace(
-                outcome=how, error=(error or log_tail(folder / "job.out") or "no log") if how == "error" else ""
+                outcome=handed_on(record, how),
+                error=(error or log_tail(folder / "job.out") or "no log") if how == "error" else "",
             )
-        record = records.apps(self.store.con, job.app_id)[0]
-        if record.kind == "shell" and record.outputs:
+        if job.state != "RUN_DONE":
+            end = end._replace(outcome=handed_on(record, "finished"))
+        if end.outcome == "finished" and record.kind == "shell" and record.outputs:
             value, note = read_outputs(record, self.site / "data" / job.workdir)
             end = end._replace(value=value if value is not None else encode({}), error=note)
         return end

@@ -41,11 +41,11 @@ def try_lock(path: Path) -> int | None:
 
 
 class Session:
-    """The life of one launcher process. Locked before it can be seen in the store."""
+    """The life of one launcher (or processor, of no allocation). Locked before it can be seen in the store."""
 
-    def __init__(self, site: Path, store: Store, batch_job_id: int) -> None:
+    def __init__(self, site: Path, store: Store, batch_job_id: int | None, kind: str = "launcher") -> None:
         with store.transaction() as con:
-            self.id = work.open_session(con, batch_job_id, os.getpid())
+            self.id = work.open_session(con, batch_job_id, os.getpid(), kind)
             self.folder = session_folder(site, self.id)
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = try_lock(self.folder / "lock")

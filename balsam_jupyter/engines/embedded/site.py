@@ -8,9 +8,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ SETTINGS_TEMPLATE = """\
 
 # Write stderr to job.err instead of into job.out.
 # split_stderr: false
+
+# Directories that tasks' files may come from and go to ("transfers"): a job says NAME:/path below one.
+# transfer_locations: {{NAME: /some/directory}}
 """
 
 JOB_TEMPLATE = """\
@@ -107,6 +110,7 @@ class Settings:
     idle_time_s: float = 600.0
     grace_period_s: float = 10.0
     split_stderr: bool = False
+    transfer_locations: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> Settings:
@@ -132,7 +136,9 @@ class Settings:
         for key, value in given.items():
             if key not in known:
                 raise SiteError(f"{path}: unknown setting {key!r}; known: {listing(known)}.{nearest(str(key), known)}")
-            values[key] = _checked(path, key, value, known[key])
+            values[key] = (
+                _locations(path, value) if key == "transfer_locations" else _checked(path, key, value, known[key])
+            )
         settings = cls(**values)
         _check_worker_launch(path, settings)
         cores = settings.cores_per_node or max(1, usable_cores() // settings.nodes)
@@ -143,6 +149,23 @@ class Settings:
                 f"{path}: serial_via_mpi needs an MPI launcher, and none was found; name it as mpi_launcher."
             )
         return cls(**{**values, "cores_per_node": cores, "gpus_per_node": gpus, "mpi_launcher": mpi})
+
+
+def _locations(path: Path, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise SiteError(f"{path}: transfer_locations must be lines 'name: directory', not {value!r}.")
+    found = {}
+    for name, directory in value.items():
+        folder = os.path.expanduser(directory) if isinstance(directory, str) else ""
+        if not isinstance(name, str) or not name or ":" in name or "/" in name:
+            raise SiteError(f"{path}: {name!r} cannot name a transfer location: use a word without ':' and '/'.")
+        if not os.path.isabs(folder):
+            hint = " This engine copies between directories of this machine." if "://" in str(directory) else ""
+            raise SiteError(
+                f"{path}: the transfer location {name!r} must be an absolute directory, not {directory!r}.{hint}"
+            )
+        found[name] = folder
+    return found
 
 
 def _checked(path: Path, key: str, value: Any, default: Any) -> Any:

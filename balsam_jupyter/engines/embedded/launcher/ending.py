@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....models import AppRecord
 from ....outputs import regular
 from .. import processes
 from ..journal import Journal, read
@@ -33,6 +34,18 @@ def log_tail(path: Path, lines: int = 10, most: int = 8192) -> str:
         return ""
 
 
+def handed_on(record: AppRecord, outcome: str) -> str:
+    """The outcome as the store is told it: where the app has a hook, transfers or clean-up, the processor goes on."""
+    if not (record.hooks or record.transfers or record.cleanup_files):
+        return outcome
+    if outcome == "finished":
+        out = any(slot["direction"] == "out" for slot in record.transfers.values())
+        return "ran" if out or record.cleanup_files or "postprocess" in record.hooks else outcome
+    if outcome == "error" and "handle_error" in record.hooks:
+        return "erred"
+    return "timed" if outcome == "timeout" and "handle_timeout" in record.hooks else outcome
+
+
 class Endings:
     """Decides what each end means and leaves it to the pilot to commit."""
 
@@ -50,7 +63,7 @@ class Endings:
         value, error, exception, note = outcome or (None, "", None, "")
         end = End(
             job.work.id,
-            "finished",
+            self._handed_on(job, "finished"),
             job.state,
             began,
             runtime,
@@ -64,17 +77,17 @@ class Endings:
             job.is_over()  # the thread that kills it makes sure of its children, then the end is told
             self.partial[end.job_id] = end._replace(outcome="killed")
         elif code != 0 and self.pilot.stopping:
-            self.tell(end._replace(outcome="timeout"))
+            self.tell(end._replace(outcome=self._handed_on(job, "timeout")))
         elif code != 0:
             folder = self.pilot.site / "data" / job.work.workdir
             log = "job.err" if self.pilot.settings.split_stderr else "job.out"
             self.tell(
                 end._replace(
-                    outcome="error",
+                    outcome=self._handed_on(job, "error"),
                     error=error or log_tail(folder / log) or f"exit code {code}, and nothing in its log",
                 )
             )
-        elif outcome is None and job.app is not None and job.app.record.outputs:
+        elif outcome is None and job.app is not None and job.app.record.outputs and end.outcome == "finished":
             self.read_outputs(job, end)
         else:
             self.tell(end)
@@ -97,7 +110,11 @@ class Endings:
 
     def failed(self, job: Job, why: str) -> None:
         """A task that could not even be started."""
-        self.tell(End(job.work.id, "error", job.state, time.time(), 0.0, None, None, why, None, self._version(job)))
+        outcome = self._handed_on(job, "error")
+        self.tell(End(job.work.id, outcome, job.state, time.time(), 0.0, None, None, why, None, self._version(job)))
+
+    def _handed_on(self, job: Job, outcome: str) -> str:
+        return handed_on(job.app.record, outcome) if job.app is not None else outcome
 
     def _version(self, job: Job) -> str | None:
         return job.app.record.version if job.app is not None else None
@@ -232,7 +249,7 @@ class Endings:
             self.tell(
                 End(
                     job.work.id,
-                    "error",
+                    self._handed_on(job, "error"),
                     job.state,
                     began,
                     runtime,

@@ -30,7 +30,10 @@ _KERNEL_ONLY = (
     "PYDEVD_USE_FRAME_EVAL",
     "TERM",
 )
-_KERNEL_PREFIXES = ("JPY_", "IPY_", "BALSAM_SESSION", "BALSAM_SLOT", "BALSAM_WORKER", "BALSAM_JOB_ID")
+_KERNEL_PREFIXES = (
+    "JPY_", "IPY_", "BALSAM_SESSION", "BALSAM_SLOT", "BALSAM_WORKER", "BALSAM_JOB_ID", "BALSAM_HOOK",
+    "BALSAM_JUPYTER_SITE",
+)  # fmt: skip
 
 
 def clean_environment() -> dict[str, str]:

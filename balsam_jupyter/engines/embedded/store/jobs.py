@@ -1,4 +1,4 @@
-"""Jobs: submission, queries, changes asked for by users."""
+"""Jobs: queries, and changes asked for by users."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ import json
 import re
 import sqlite3
 import time
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from hashlib import blake2b
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
-from ....errors import BadInput, NotFound
-from ....models import JobCommon, JobRow, JobSpec, Query, Resources, Submitted
+from ....errors import BadInput
+from ....models import JobRow, Query, Resources
+from . import flow
+from .submission import intern_spec
 
-CHUNK = 1000
 FOLDER_SIZE = 5000
-_BORN = "CREATED>READY>STAGED_IN>PREPROCESSED"
-
-_INSERT = """INSERT INTO job(
-        id, spec_id, shape_id, ensemble_id, row, key, parameters, workdir, state, app_version, submit_time, data)
-    VALUES(?, ?, ?, ?, ?, ?, ?, ?, 'PREPROCESSED', ?, ?, ?)"""
 
 
 def row_workdir(ensemble: str, generation: int, row: int) -> str:
@@ -34,168 +27,10 @@ def row_workdir(ensemble: str, generation: int, row: int) -> str:
     return f"{top}/{first}-{first + FOLDER_SIZE - 1}/{row}"
 
 
-def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
-    """Store the jobs; the caller holds the transaction."""
-    found = con.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
-    first_new = next_id = (found[0] if found else 0) + 1
-    ids: array[int] = array("q")
-    renamed: dict[int, str] = {}
-    commons: dict[int, tuple[Spec, int | None, JobCommon]] = {}  # keyed by identity: one object serves many jobs
-    rows: dict[int, int] = {}  # next row of each ensemble
-    grown: set[int] = set()  # ensembles that had rows before this submission
-    now = time.time()
-    for chunk in _chunks(specs):
-        kept = _kept(con, chunk, commons, rows, grown)
-        fresh = []
-        for spec in chunk:
-            stored, ensemble_id, common = commons[id(spec.common)]
-            if kept and spec.key is not None and (ensemble_id, spec.key) in kept:
-                ids.append(kept[ensemble_id, spec.key])
-                continue
-            row = workdir = None
-            if ensemble_id is not None:
-                row = rows[ensemble_id]
-                rows[ensemble_id] = row + 1
-            else:
-                workdir = _free_workdir(con, spec.workdir.replace("{id}", str(next_id)))
-                if workdir != spec.workdir and "{id}" not in spec.workdir:
-                    renamed[next_id] = workdir
-            data = json.dumps(spec.data) if spec.data else None
-            fresh.append(
-                (
-                    next_id,
-                    stored.id,
-                    stored.shape_id,
-                    ensemble_id,
-                    row,
-                    spec.key,
-                    spec.parameters,
-                    workdir,
-                    common.app_version,
-                    now,
-                    data,
-                )
-            )
-            ids.append(next_id)
-            next_id += 1
-            if workdir is not None:  # the next lone job's directory is compared with this one's
-                con.execute(_INSERT, fresh.pop())
-        con.executemany(_INSERT, fresh)
-    for ensemble_id, row in rows.items():
-        con.execute("UPDATE ensemble SET rows = ? WHERE id = ?", (row, ensemble_id))
-    if next_id > first_new:
-        add_event(con, first_new, next_id - 1, ">" + _BORN, now, now)
-    return Submitted(ids, next_id - first_new, renamed)
-
-
-def _chunks(specs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:
-    stream = iter(specs)
-    while chunk := list(islice(stream, CHUNK)):
-        yield chunk
-
-
-def _kept(
-    con: sqlite3.Connection,
-    chunk: list[JobSpec],
-    commons: dict[int, tuple[Spec, int | None, JobCommon]],
-    rows: dict[int, int],
-    grown: set[int],
-) -> dict[tuple[int | None, bytes], int]:
-    """Job ids of the chunk's rows that exist already; resolves what the chunk's jobs share on the way."""
-    for spec in chunk:
-        if id(spec.common) not in commons:
-            stored, ensemble_id, count = _intern(con, spec.common)
-            commons[id(spec.common)] = stored, ensemble_id, spec.common
-            if ensemble_id is not None and ensemble_id not in rows:
-                rows[ensemble_id] = count
-                if count:
-                    grown.add(ensemble_id)
-    kept: dict[tuple[int | None, bytes], int] = {}
-    for ensemble_id in grown:
-        keys = [s.key for s in chunk if s.key is not None and commons[id(s.common)][1] == ensemble_id]
-        for some in (keys[i : i + 500] for i in range(0, len(keys), 500)):
-            marks = ",".join("?" * len(some))
-            found = con.execute(
-                f"SELECT key, id FROM job WHERE ensemble_id = ? AND key IN ({marks})", (ensemble_id, *some)
-            )
-            kept.update(((ensemble_id, key), job) for key, job in found)
-    return kept
-
-
-def _intern(con: sqlite3.Connection, common: JobCommon) -> tuple[Spec, int | None, int]:
-    """The spec, id of the ensemble, and the rows it has."""
-    resources = json.dumps(asdict(common.resources), sort_keys=True)
-    options: dict[str, Any] = {}
-    if common.max_retries:
-        options["max_retries"] = common.max_retries
-    if common.on_parent_failure != "fail":
-        options["on_parent_failure"] = common.on_parent_failure
-    stored = intern_spec(
-        con,
-        common.app_id,
-        resources,
-        json.dumps(dict(common.tags), sort_keys=True),
-        json.dumps(options, sort_keys=True),
-    )
-    if common.ensemble is None:
-        return stored, None, 0
-    found = con.execute(
-        "SELECT id, rows FROM ensemble WHERE name = ? AND generation = ?", (common.ensemble, common.generation)
-    )
-    ensemble = found.fetchone()
-    if ensemble is None:
-        raise NotFound(f"There is no ensemble {common.ensemble!r}, generation {common.generation}; create it first.")
-    return stored, ensemble[0], ensemble[1]
-
-
-class Spec(NamedTuple):
-    """What many jobs share, as stored."""
-
-    id: int
-    shape_id: int
-
-
-def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str, options: str) -> Spec:
-    """The one row for equal app, resources (its shape), tags and options."""
-    words = [str(app_id), resources, tags, *([options] if options != "{}" else [])]
-    digest = blake2b("\n".join(words).encode(), digest_size=16).digest()
-    found = con.execute("SELECT id, shape_id FROM spec WHERE digest = ?", (digest,)).fetchone()
-    if found is not None:
-        return Spec(*found)
-    con.execute("INSERT OR IGNORE INTO shape(resources) VALUES(?)", (resources,))
-    shape_id = con.execute("SELECT id FROM shape WHERE resources = ?", (resources,)).fetchone()[0]
-    cursor = con.execute(
-        "INSERT INTO spec(digest, app_id, resources, tags, options, shape_id) VALUES(?, ?, ?, ?, ?, ?)",
-        (digest, app_id, resources, tags, options, shape_id),
-    )
-    return Spec(int(cursor.lastrowid or 0), shape_id)
-
-
-def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
-    """The name wanted, or the next free ``.2``, ``.3`` … where an ended job holds it."""
-    name, number = wanted, 1
-    while holder := con.execute("SELECT id, state FROM job WHERE workdir = ?", (name,)).fetchone():
-        if holder[1] not in ("JOB_FINISHED", "FAILED", "USER_KILLED"):
-            raise BadInput(
-                f"Job {holder[0]} ({holder[1]}) still works in {name!r}; choose another workdir, or leave it out."
-            )
-        number += 1
-        name = f"{wanted}.{number}"
-    return name
-
-
-def add_event(
-    con: sqlite3.Connection, first: int, last: int, path: str, time: float, end: float, data: str | None = None
-) -> None:
-    con.execute(
-        "INSERT INTO event(first_id, last_id, path, time, end_time, data) VALUES(?, ?, ?, ?, ?, ?)",
-        (first, last, path, time, end, data),
-    )
-
-
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
     ensemble.name, ensemble.generation, job.row, job.app_version, job.submit_time, job.start_time, job.end_time,
-    job.runtime_s, job.return_code, job.batch_job_id, job.attempts, job.data, job.value, job.error, job.exception"""
+    job.runtime_s, job.return_code, job.batch_job_id, job.attempts, job.data, job.value, job.error, job.exception,
+    job.transfers, spec.options, (SELECT group_concat(parent_id) FROM dependency WHERE child_id = job.id)"""
 _FROM = """job JOIN spec ON spec.id = job.spec_id JOIN app ON app.id = spec.app_id
     LEFT JOIN ensemble ON ensemble.id = job.ensemble_id"""
 _ORDERS = {
@@ -239,6 +74,9 @@ def where(query: Query) -> tuple[str, list[Any]]:
         add("job.batch_job_id = ?", query.batch_job_id)
     if query.after_id is not None:
         add("job.id > ?", query.after_id)
+    if query.parent_ids is not None:
+        children = "SELECT child_id FROM dependency WHERE parent_id IN (SELECT value FROM json_each(?))"
+        add(f"job.id IN ({children})", json.dumps(query.parent_ids))
     if query.workdir is not None:
         add(*_at_workdir(query.workdir))
     return " AND ".join(terms) or "1", arguments
@@ -285,11 +123,15 @@ def _job(row: tuple[Any, ...], shared: dict[tuple[str, str], tuple[Resources, di
     common_resources, common_tags = shared[resources, tags]
     if workdir is None:
         workdir = row_workdir(ensemble, generation, number)
-    version, submitted, started, ended, runtime, code, batch_job_id, attempts, data, value, error, exception = rest
+    version, submitted, started, ended, runtime, code, batch_job_id, attempts, data, value, error, *rest = rest
+    exception, transfers, options, parents = rest
+    said = json.loads(options) if options != "{}" else {}
     return JobRow(
         id_, app_id, app_name, state, parameters, workdir, common_resources, dict(common_tags), ensemble,
         generation or 1, number, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
         json.loads(data) if data else {}, value, error or "", exception,
+        tuple(map(int, parents.split(","))) if parents else (), json.loads(transfers) if transfers else {},
+        said.get("max_retries", 0), said.get("on_parent_failure", "fail"),
     )  # fmt: skip
 
 
@@ -299,14 +141,14 @@ def count(con: sqlite3.Connection, query: Query) -> dict[str, int]:
 
 
 def kill(con: sqlite3.Connection, query: Query, wait_time: float | None) -> tuple[int, bool]:
-    """Ask for the end of jobs; those no launcher holds end here. How many in all, and whether any is held."""
+    """Ask for the end of jobs; those nobody holds end here. How many in all, and whether any is held."""
     condition, arguments = where(query)
-    ended = _move(
-        con,
-        f"{condition} AND session_id IS NULL AND state NOT IN ('JOB_FINISHED', 'FAILED', 'USER_KILLED')",
-        arguments,
-        "USER_KILLED",
-    )
+    unheld = f"{condition} AND session_id IS NULL AND state NOT IN {flow.ENDED}"
+    families = flow.any_dependency(con)
+    over = _ids(con, unheld, arguments) if families else []
+    ended = _move(con, unheld, arguments, "USER_KILLED")
+    if families:
+        flow.parents_ended(con, over)
     held = con.execute(
         f"UPDATE job SET kill_wait = ? WHERE {condition} AND session_id IS NOT NULL",
         [-1.0 if wait_time is None else wait_time, *arguments],
@@ -314,12 +156,38 @@ def kill(con: sqlite3.Connection, query: Query, wait_time: float | None) -> tupl
     return ended + held, held > 0
 
 
+def _ids(con: sqlite3.Connection, condition: str, arguments: list[Any]) -> list[int]:
+    return [row[0] for row in con.execute(f"SELECT id FROM job WHERE {condition} ORDER BY id", arguments)]
+
+
+# A job that never ran may still need its hooks and transfers, and one with parents may have to wait for them again.
+_PREPROCESSED = """SELECT spec.id FROM spec JOIN app ON app.id = app_id
+    WHERE json_extract(record, '$.hooks') LIKE '%"preprocess"%'"""
+_SPECIAL = f"""(id IN (SELECT child_id FROM dependency)
+    OR (attempts = 0 AND (transfers IS NOT NULL OR spec_id IN ({_PREPROCESSED}))))"""
+
+
 def retry(con: sqlite3.Connection, query: Query) -> int:
     """Make ended jobs that did not finish well (and, if named by state, those that did) runnable again."""
     condition, arguments = where(query)
     if query.states is None:
         condition += " AND state IN ('FAILED', 'USER_KILLED')"
-    return _move(con, f"{condition} AND state IN ('FAILED', 'USER_KILLED', 'JOB_FINISHED')", arguments, "RESTART_READY")
+    condition += f" AND state IN {flow.ENDED}"
+    special = _ids(con, f"{condition} AND {_SPECIAL}", arguments)
+    moved = _move(con, f"{condition} AND NOT {_SPECIAL}", arguments, "RESTART_READY")
+    for job in special:  # parents come before their children
+        _move(con, "id = ?", [job], _retry_state(con, job))
+    return moved + len(special)
+
+
+def _retry_state(con: sqlite3.Connection, job: int) -> str:
+    if flow.waits(con, job):
+        return "AWAITING_PARENTS"
+    app_id, transfers, attempts = con.execute(
+        "SELECT app_id, transfers, attempts FROM job JOIN spec ON spec.id = spec_id WHERE job.id = ?", (job,)
+    ).fetchone()
+    first = flow.needs(con, app_id).first(json.loads(transfers) if transfers else ())
+    return "READY" if first == "READY" and not attempts else "RESTART_READY"
 
 
 def _move(con: sqlite3.Connection, condition: str, arguments: list[Any], state: str) -> int:
@@ -330,26 +198,23 @@ def _move(con: sqlite3.Connection, condition: str, arguments: list[Any], state: 
         [now, now, *arguments],
     )
     renewed = (
-        "deaths = 0, return_code = NULL, value = NULL, error = NULL, exception = NULL,"
-        if state == "RESTART_READY"
-        else "end_time = ?2,"
+        f"end_time = {now},"
+        if state == "USER_KILLED"
+        else "deaths = 0, retries = 0, return_code = NULL, value = NULL, error = NULL, exception = NULL,"
     )
     return con.execute(
-        f"UPDATE job SET {renewed} kill_wait = NULL, state = ?1 WHERE {condition}".replace("?1", f"'{state}'").replace(
-            "?2", str(now)
-        ),
-        arguments,
+        f"UPDATE job SET {renewed} kill_wait = NULL, state = '{state}' WHERE {condition}", arguments
     ).rowcount
 
 
-def edit(con: sqlite3.Connection, ids: Iterable[int], changes: dict[str, Any]) -> int:
-    """Change jobs that no launcher holds: tags, data, parameters, resources."""
+def edit(con: sqlite3.Connection, ids: Iterable[int], changes: Mapping[str, Any], session: int | None = None) -> int:
+    """Change jobs that nobody but this session holds: tags, data, parameters, resources."""
     changed = 0
     for job_id in ids:
         found = con.execute(
             """SELECT spec.app_id, resources, tags, options FROM job JOIN spec ON spec.id = spec_id
-               WHERE job.id = ? AND session_id IS NULL""",
-            (job_id,),
+               WHERE job.id = ? AND session_id IS ?""",
+            (job_id, session),
         ).fetchone()
         if found is None:
             continue
@@ -369,6 +234,7 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: dict[str, Any]) -
 
 
 def delete(con: sqlite3.Connection, query: Query) -> int:
+    """Remove jobs that nobody holds. Children that wait for one of them fail: it will never finish."""
     condition, arguments = where(query)
     condition += " AND session_id IS NULL"
     now = time.time()
@@ -377,7 +243,17 @@ def delete(con: sqlite3.Connection, query: Query) -> int:
             SELECT id, id, state || '>', ?, ? FROM job WHERE {condition}""",
         [now, now, *arguments],
     )
-    return con.execute(f"DELETE FROM job WHERE {condition}", arguments).rowcount
+    if not flow.any_dependency(con):
+        return con.execute(f"DELETE FROM job WHERE {condition}", arguments).rowcount
+    names = con.execute(
+        f"""SELECT job.id, app.name FROM job JOIN spec ON spec.id = spec_id JOIN app ON app.id = app_id
+            WHERE state <> 'JOB_FINISHED' AND {condition}""",
+        arguments,
+    ).fetchall()
+    con.execute(f"DELETE FROM dependency WHERE child_id IN (SELECT id FROM job WHERE {condition})", arguments)
+    deleted = con.execute(f"DELETE FROM job WHERE {condition}", arguments).rowcount
+    flow.fail_children(con, {job: f"parent job {job} ({app}) was deleted" for job, app in names}, waiting_too=True)
+    return deleted
 
 
 def set_values(con: sqlite3.Connection, values: Iterable[tuple[int, str | bytes]]) -> None:

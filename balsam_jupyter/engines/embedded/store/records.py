@@ -62,6 +62,14 @@ def _app(app_id: int, record: str, payload: bytes | None) -> AppRecord:
     return AppRecord(**plain, payload=payload, id=app_id)
 
 
+def slots(con: sqlite3.Connection, app_id: int) -> tuple[str, dict[str, dict[str, Any]]]:
+    """An app's name and transfer slots."""
+    found = con.execute("SELECT name, json_extract(record, '$.transfers') FROM app WHERE id = ?", (app_id,)).fetchone()
+    if found is None:
+        raise NotFound(f"There is no app {app_id} at this site; register it first.")
+    return found[0], json.loads(found[1] or "{}")
+
+
 def app_changes(con: sqlite3.Connection, app_id: int) -> int:
     return int(con.execute("SELECT changes FROM app WHERE id = ?", (app_id,)).fetchone()[0])
 

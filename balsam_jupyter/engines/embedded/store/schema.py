@@ -232,7 +232,8 @@ class Store:
         for (pid,) in con.execute("SELECT pid FROM session WHERE state = 'open'").fetchall():
             with contextlib.suppress(OSError):
                 state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-                if state in "Tt" and b"embedded.launcher" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if state in "Tt" and (b"embedded.launcher" in command or b"embedded.processor" in command):
                     os.kill(pid, signal.SIGKILL)
                     ended = True
         return ended

@@ -10,19 +10,26 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ....models import Resources
+from . import flow
 from .jobs import row_workdir
 from .schema import READY
 
 _RAN = "RUNNING>RUN_DONE>POSTPROCESSED>STAGED_OUT>JOB_FINISHED"
 _PATHS = {
-    # outcome of a run: the states passed, the first being RUNNING, and whether the session lets go of the job
+    # Outcome of a run: the states passed, the first being RUNNING. "done" is for the session itself to complete (it
+    # reads the outputs), "ran", "erred" and "timed" are for the processor (postprocess and transfers, handle_error,
+    # handle_timeout).
     "finished": _RAN,
     "done": "RUNNING>RUN_DONE",
+    "ran": "RUNNING>RUN_DONE",
+    "erred": "RUNNING>RUN_ERROR",
+    "timed": "RUNNING>RUN_TIMEOUT",
     "error": "RUNNING>RUN_ERROR>FAILED",
     "timeout": "RUNNING>RUN_TIMEOUT>RESTART_READY",
     "killed": "RUNNING>USER_KILLED",
     "died": "RUNNING>RUN_TIMEOUT>RESTART_READY",
 }
+_LAST = frozenset({"finished", "done", "killed"})
 MOST_DEATHS = 3
 _DIED = f"its launcher died {MOST_DEATHS} times while this task ran; find what kills it (memory?), then retry it"
 
@@ -66,9 +73,13 @@ def storable(text: str, most: int = 20_000) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def open_session(con: sqlite3.Connection, batch_job_id: int, pid: int) -> int:
-    cursor = con.execute("INSERT INTO session(batch_job_id, pid) VALUES(?, ?)", (batch_job_id, pid))
+def open_session(con: sqlite3.Connection, batch_job_id: int | None, pid: int, kind: str) -> int:
+    cursor = con.execute("INSERT INTO session(batch_job_id, pid, kind) VALUES(?, ?, ?)", (batch_job_id, pid, kind))
     return int(cursor.lastrowid or 0)
+
+
+def session_kind(con: sqlite3.Connection, session: int) -> str:
+    return str(con.execute("SELECT kind FROM session WHERE id = ?", (session,)).fetchone()[0])
 
 
 def unclosed_sessions(con: sqlite3.Connection) -> list[tuple[int, int]]:
@@ -204,15 +215,24 @@ def commit_starts(con: sqlite3.Connection, session: int, starts: Iterable[tuple[
     )
 
 
-def commit_ends(con: sqlite3.Connection, session: int, ends: Iterable[End]) -> None:
-    """What runs came to. The session lets go of each job, except of one whose outputs are still to be read."""
+def commit_ends(con: sqlite3.Connection, session: int, ends: Iterable[End]) -> bool:
+    """What runs came to; whether any job became runnable by it (a child of one, or one that is run again).
+
+    The session lets go of each job, except of one whose outputs are still to be read.
+    """
     events, updates = [], []
+    runnable = False
     for end in ends:
         if end.outcome == "died":
             query = "UPDATE job SET deaths = deaths + 1 WHERE id = ? RETURNING deaths"
             if con.execute(query, (end.job_id,)).fetchone()[0] >= MOST_DEATHS:
                 end = end._replace(outcome="error", error=_DIED)
         path = _PATHS[end.outcome]
+        if end.outcome == "error" and end.error != _DIED and flow.retry_left(con, session, end.job_id):
+            path = "RUNNING>RUN_ERROR>RESTART_READY"
+        if end.outcome not in _LAST and not path.endswith("FAILED") and flow.kill_asked(con, end.job_id):
+            path += ">USER_KILLED"
+        runnable |= path.endswith("RESTART_READY")
         if end.from_state == "RUN_DONE":
             path = path[path.index("RUN_DONE") :] if "RUN_DONE" in path else f"RUN_DONE>{path.rpartition('>')[2]}"
         elif end.from_state != "RUNNING":
@@ -233,12 +253,16 @@ def commit_ends(con: sqlite3.Connection, session: int, ends: Iterable[End]) -> N
                app_version = coalesce(?10, app_version) WHERE id = ?11 AND session_id = ?12""",
         updates,
     )
+    if updates and flow.any_dependency(con):
+        runnable |= flow.parents_ended(con, [event[0] for event in events])
+    return runnable
 
 
 def release(con: sqlite3.Connection, session: int, jobs: Iterable[int]) -> None:
     """Give back jobs that did not start; one that was to be killed ends here."""
     now = time.time()
-    for job in jobs:
+    released = list(jobs)
+    for job in released:
         con.execute(
             """INSERT INTO event(first_id, last_id, path, time, end_time)
                SELECT id, id, state || '>USER_KILLED', ?1, ?1 FROM job
@@ -252,3 +276,5 @@ def release(con: sqlite3.Connection, session: int, jobs: Iterable[int]) -> None:
                WHERE id = ? AND session_id = ?""",
             (now, job, session),
         )
+    if released and flow.any_dependency(con):
+        flow.parents_ended(con, released)

@@ -1,0 +1,219 @@
+"""Storing new jobs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from hashlib import blake2b
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+from ....errors import BadInput, NotFound
+from ....models import TERMINAL, JobCommon, JobSpec, Submitted
+from . import flow
+
+CHUNK = 1000
+
+_INSERT = """INSERT INTO job(
+        id, spec_id, shape_id, ensemble_id, row, key, parameters, workdir, state, app_version, submit_time, data,
+        transfers)
+    VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+
+
+def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
+    """Store the jobs; the caller holds the transaction."""
+    found = con.execute("SELECT seq FROM sqlite_sequence WHERE name = 'job'").fetchone()
+    first_new = next_id = (found[0] if found else 0) + 1
+    ids: array[int] = array("q")
+    renamed: dict[int, str] = {}
+    commons: dict[int, tuple[Spec, int | None, JobCommon]] = {}  # keyed by identity: one object serves many jobs
+    births = _Births(con)
+    rows: dict[int, int] = {}  # next row of each ensemble
+    grown: set[int] = set()  # ensembles that had rows before this submission
+    now = time.time()
+    for chunk in _chunks(specs):
+        kept = _kept(con, chunk, commons, rows, grown)
+        fresh = []
+        for spec in chunk:
+            stored, ensemble_id, common = commons[id(spec.common)]
+            if kept and spec.key is not None and (ensemble_id, spec.key) in kept:
+                ids.append(kept[ensemble_id, spec.key])
+                continue
+            row = workdir = None
+            if ensemble_id is not None:
+                row = rows[ensemble_id]
+                rows[ensemble_id] = row + 1
+            else:
+                workdir = _free_workdir(con, spec.workdir.replace("{id}", str(next_id)))
+                if workdir != spec.workdir and "{id}" not in spec.workdir:
+                    renamed[next_id] = workdir
+            state = births.add(next_id, stored, spec)
+            data = json.dumps(spec.data) if spec.data else None
+            transfers = json.dumps(dict(spec.transfers)) if spec.transfers else None
+            fresh.append(
+                (next_id, stored.id, stored.shape_id, ensemble_id, row, spec.key, spec.parameters, workdir, state,
+                 common.app_version, now, data, transfers)
+            )  # fmt: skip
+            ids.append(next_id)
+            next_id += 1
+            if workdir is not None:  # the next lone job's directory is compared with this one's
+                con.execute(_INSERT, fresh.pop())
+        con.executemany(_INSERT, fresh)
+    for ensemble_id, row in rows.items():
+        con.execute("UPDATE ensemble SET rows = ? WHERE id = ?", (row, ensemble_id))
+    for first, last, path in births.ranges(next_id):
+        add_event(con, first, last, path, now, now)
+    return Submitted(ids, next_id - first_new, renamed)
+
+
+class _Births:
+    """The states new jobs are born in; equal ones in a row share an event."""
+
+    def __init__(self, con: sqlite3.Connection) -> None:
+        self.con = con
+        self.starts: list[tuple[int, str]] = []  # from which job on which path
+        self.path = ""
+        self.needs: dict[int, flow.Needs] = {}  # of each spec
+        self.plain: dict[int, tuple[str, str]] = {}  # path and state of a spec's jobs without parents and transfers
+        self.waits: dict[tuple[tuple[int, ...], bool], bool] = {}
+
+    def add(self, job: int, stored: Spec, spec: JobSpec) -> str:
+        """The state of a new job."""
+        if stored.id not in self.plain:
+            self.needs[stored.id] = flow.needs(self.con, spec.common.app_id)
+            self.plain[stored.id] = _born(self.needs[stored.id].first(()))
+        path, state = self.plain[stored.id]
+        if spec.transfers:
+            path, state = _born(self.needs[stored.id].first(spec.transfers))
+        if spec.parents:
+            if self._waits(spec):
+                path, state = _born("AWAITING_PARENTS")
+            flow.add_parents(self.con, job, spec.parents)
+        if path != self.path:
+            self.starts.append((job, path))
+            self.path = path
+        return state
+
+    def ranges(self, end: int) -> Iterator[tuple[int, int, str]]:
+        """First job, last job and path of each event; `end` follows the last job."""
+        for (first, path), (after, _) in pairwise([*self.starts, (end, "")]):
+            yield first, after - 1, path
+
+    def _waits(self, spec: JobSpec) -> bool:
+        key = spec.parents, spec.common.on_parent_failure == "wait"
+        if key not in self.waits:
+            self.waits[key] = flow.unfinished_parents(self.con, *key)
+        return self.waits[key]
+
+
+def _born(path: str) -> tuple[str, str]:
+    return f">CREATED>{path}", path.rpartition(">")[2]
+
+
+def _chunks(specs: Iterable[JobSpec]) -> Iterator[list[JobSpec]]:
+    stream = iter(specs)
+    while chunk := list(islice(stream, CHUNK)):
+        yield chunk
+
+
+def _kept(
+    con: sqlite3.Connection,
+    chunk: list[JobSpec],
+    commons: dict[int, tuple[Spec, int | None, JobCommon]],
+    rows: dict[int, int],
+    grown: set[int],
+) -> dict[tuple[int | None, bytes], int]:
+    """Job ids of the chunk's rows that exist already; resolves what the chunk's jobs share on the way."""
+    for spec in chunk:
+        if id(spec.common) not in commons:
+            stored, ensemble_id, count = _intern(con, spec.common)
+            commons[id(spec.common)] = stored, ensemble_id, spec.common
+            if ensemble_id is not None and ensemble_id not in rows:
+                rows[ensemble_id] = count
+                if count:
+                    grown.add(ensemble_id)
+    kept: dict[tuple[int | None, bytes], int] = {}
+    for ensemble_id in grown:
+        keys = [s.key for s in chunk if s.key is not None and commons[id(s.common)][1] == ensemble_id]
+        for some in (keys[i : i + 500] for i in range(0, len(keys), 500)):
+            marks = ",".join("?" * len(some))
+            found = con.execute(
+                f"SELECT key, id FROM job WHERE ensemble_id = ? AND key IN ({marks})", (ensemble_id, *some)
+            )
+            kept.update(((ensemble_id, key), job) for key, job in found)
+    return kept
+
+
+def _intern(con: sqlite3.Connection, common: JobCommon) -> tuple[Spec, int | None, int]:
+    """The spec, id of the ensemble, and the rows it has."""
+    resources = json.dumps(asdict(common.resources), sort_keys=True)
+    options: dict[str, Any] = {}
+    if common.max_retries:
+        options["max_retries"] = common.max_retries
+    if common.on_parent_failure != "fail":
+        options["on_parent_failure"] = common.on_parent_failure
+    stored = intern_spec(
+        con,
+        common.app_id,
+        resources,
+        json.dumps(dict(common.tags), sort_keys=True),
+        json.dumps(options, sort_keys=True),
+    )
+    if common.ensemble is None:
+        return stored, None, 0
+    found = con.execute(
+        "SELECT id, rows FROM ensemble WHERE name = ? AND generation = ?", (common.ensemble, common.generation)
+    )
+    ensemble = found.fetchone()
+    if ensemble is None:
+        raise NotFound(f"There is no ensemble {common.ensemble!r}, generation {common.generation}; create it first.")
+    return stored, ensemble[0], ensemble[1]
+
+
+class Spec(NamedTuple):
+    """What many jobs share, as stored."""
+
+    id: int
+    shape_id: int
+
+
+def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str, options: str) -> Spec:
+    """The one row for equal app, resources (its shape), tags and options."""
+    words = [str(app_id), resources, tags, *([options] if options != "{}" else [])]
+    digest = blake2b("\n".join(words).encode(), digest_size=16).digest()
+    found = con.execute("SELECT id, shape_id FROM spec WHERE digest = ?", (digest,)).fetchone()
+    if found is not None:
+        return Spec(*found)
+    con.execute("INSERT OR IGNORE INTO shape(resources) VALUES(?)", (resources,))
+    shape_id = con.execute("SELECT id FROM shape WHERE resources = ?", (resources,)).fetchone()[0]
+    cursor = con.execute(
+        "INSERT INTO spec(digest, app_id, resources, tags, options, shape_id) VALUES(?, ?, ?, ?, ?, ?)",
+        (digest, app_id, resources, tags, options, shape_id),
+    )
+    return Spec(int(cursor.lastrowid or 0), shape_id)
+
+
+def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
+    """The name wanted, or the next free ``.2``, ``.3`` … where an ended job holds it."""
+    name, number = wanted, 1
+    while holder := con.execute("SELECT id, state FROM job WHERE workdir = ?", (name,)).fetchone():
+        if holder[1] not in TERMINAL:
+            raise BadInput(
+                f"Job {holder[0]} ({holder[1]}) still works in {name!r}; choose another workdir, or leave it out."
+            )
+        number += 1
+        name = f"{wanted}.{number}"
+    return name
+
+
+def add_event(
+    con: sqlite3.Connection, first: int, last: int, path: str, time: float, end: float, data: str | None = None
+) -> None:
+    con.execute(
+        "INSERT INTO event(first_id, last_id, path, time, end_time, data) VALUES(?, ?, ?, ?, ?, ?)",
+        (first, last, path, time, end, data),
+    )

@@ -1,0 +1,408 @@
+"""Balsam's hooks, run by a real processor beside real launchers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
+from balsam_jupyter.api import EventLog
+from balsam_jupyter.errors import TaskFailed
+from balsam_jupyter.models import TERMINAL
+
+from .processes import is_running, marked, processors
+
+SOON = 60.0
+BEFORE = ["CREATED", "READY", "STAGED_IN", "PREPROCESSED"]
+RAN = ["RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "JOB_FINISHED"]
+
+
+def run(exctr: BalsamExecutor, app: type, args: dict | None = None, **fields) -> Job:
+    """The job of one task, when it has ended."""
+    exctr.register_app(app)
+    task = exctr.submit(app_name=app.__name__, app_args=args or {}, **fields)
+    task.wait(SOON)
+    return task.process
+
+
+def path(job: Job) -> list[str]:
+    return [event.to_state for event in EventLog.objects.filter(job_id=job.id)]
+
+
+def error(job: Job) -> str:
+    with pytest.raises(TaskFailed) as raised:
+        job.result(SOON)
+    return str(raised.value)
+
+
+def log(site: Site, job: Job) -> str:
+    return (job.resolve_workdir(site.data_path) / "balsam.log").read_text()
+
+
+def seen(site: Site, holds: Callable[[], object]) -> None:
+    """Until something of the machine's processes holds, which no change of the store tells of."""
+    deadline = time.monotonic() + SOON
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        site.engine.events(site.engine.events("now").cursor, 0.05)
+
+
+# -- the examples of Balsam's documentation ----------------------------------------------------------------------------
+
+
+def generate_input(coordinates):
+    """Any function of the notebook's: it travels along."""
+    Path("deck.in").write_text(" ".join(map(str, coordinates)))
+    return all(value >= 0 for value in coordinates)
+
+
+class Simulation(ApplicationDefinition):
+    command_template = "cat deck.in"
+
+    def preprocess(self):
+        success = generate_input(self.job.data["input_coords"])
+        if success:
+            self.job.state = "PREPROCESSED"
+        else:
+            self.job.state = "FAILED"
+            self.job.state_data = {"error": "Preproc got bad coordinates"}
+
+
+def test_preprocess_makes_the_input_or_fails_the_job(exctr, site, allocation):
+    exctr.register_app(Simulation)
+    good = Job.objects.create(app_id="Simulation", workdir="good", data={"input_coords": [1, 2]})
+    bad = Job.objects.create(app_id="Simulation", workdir="bad", data={"input_coords": [1, -2]})
+    good.wait(SOON)
+    bad.wait(SOON)
+    assert (site.data_path / "good" / "job.out").read_text() == "1 2"
+    assert path(good) == [*BEFORE, *RAN]
+    assert path(bad) == ["CREATED", "READY", "STAGED_IN", "FAILED"]
+    assert "Preproc got bad coordinates" in error(bad)
+    assert EventLog.objects.filter(job_id=bad.id, to_state="FAILED")[0].data == {"error": "Preproc got bad coordinates"}
+
+
+class Converging(ApplicationDefinition):
+    command_template = "sh -c 'echo x >> steps; wc -l < steps'"
+    outputs = {"steps": r"^(\d+)$", "summary": "summary.json:converged"}
+
+    def postprocess(self):
+        import json
+        import logging
+
+        steps = int(Path("job.out").read_text())
+        logging.getLogger(__name__).info("after %d steps", steps)
+        self.job.data["seen"] = [*self.job.data.get("seen", []), steps]  # in place, too
+        Path("summary.json").write_text(json.dumps({"converged": steps >= 3}))
+        self.job.state = "POSTPROCESSED" if steps >= 3 else "RESTART_READY"
+
+
+def test_postprocess_runs_the_job_again_until_it_is_content(exctr, site, allocation):
+    job = run(exctr, Converging)
+    assert job.state == "JOB_FINISHED" and job.data == {"seen": [1, 2, 3]}
+    assert path(job) == [*BEFORE, *["RUNNING", "RUN_DONE", "RESTART_READY"] * 2, *RAN]
+    assert job.result() == {"steps": 3, "summary": True}, "outputs are read after postprocess"
+    assert "after 3 steps" in log(site, job) and "#BALSAM postprocess of job" in log(site, job)
+
+
+class Retrying(ApplicationDefinition):
+    command_template = "sh -c 'test -e fixed.3'"
+
+    def fix_inputs(self):
+        Path(f"fixed.{self.job.data.get('retry_count', 0)}").touch()
+
+    def handle_error(self):
+        dat = self.job.data
+        retry_count = dat.get("retry_count", 0)
+
+        if retry_count <= dat.get("most", 3):
+            self.fix_inputs()
+            self.job.state = "RESTART_READY"
+            self.job.data = {**dat, "retry_count": retry_count + 1}
+        else:
+            self.job.state = "FAILED"
+            self.job.state_data = {"reason": "Exceeded maximum retries"}
+
+
+def test_handle_error_retries_up_to_a_limit(exctr, allocation):
+    exctr.register_app(Retrying)
+    fixed = Job.objects.create(app_id="Retrying", workdir="fixed")
+    hopeless = Job.objects.create(app_id="Retrying", workdir="hopeless", data={"most": 1})
+    fixed.wait(SOON)
+    hopeless.wait(SOON)
+    again = ["RUNNING", "RUN_ERROR", "RESTART_READY"]
+    assert path(fixed) == [*BEFORE, *again * 4, *RAN] and fixed.data["retry_count"] == 4
+    assert path(hopeless) == [*BEFORE, *again * 2, "RUNNING", "RUN_ERROR", "FAILED"]
+    assert "Exceeded maximum retries" in error(hopeless) and "return code 1" in error(hopeless)
+
+
+class Slow(ApplicationDefinition):
+    command_template = "sleep {{ seconds }}"
+
+    def handle_timeout(self):
+        self.job.state = "FAILED"
+        self.job.state_data = {"reason": "Job Timed out"}
+        Job.objects.create(app_id=self.job.app_id, workdir="faster", parameters={"seconds": 0}, tags=self.job.tags)
+
+
+def test_handle_timeout_makes_a_faster_job(exctr, site, allocation, until):
+    exctr.register_app(Slow)
+    slow = exctr.submit(app_name="Slow", app_args={"seconds": 60}, tags={"kind": "sleep"})
+    until(lambda: Job.objects.get(id=slow.id).state == "RUNNING")
+    assert exctr.revoke_allocation(allocation)
+    slow.wait(SOON)
+    assert path(slow.process) == [*BEFORE, "RUNNING", "RUN_TIMEOUT", "FAILED"]
+    assert "Job Timed out" in error(slow.process)
+    again = exctr.submit_allocation("here", 1, 10, job_mode="serial")
+    faster = Job.objects.get(workdir="faster")
+    faster.wait(SOON)
+    assert (faster.state, faster.tags, faster.batch_job_id) == ("JOB_FINISHED", {"kind": "sleep"}, again.id)
+
+
+class Summed(ApplicationDefinition):
+    def run(self, numbers):
+        return sum(numbers)
+
+    def postprocess(self):
+        parents = [one.resolve_workdir("x") for one in self.job.parent_query()]
+        self.job.data = {"sum": self.job.result(), "parents": [str(one) for one in parents]}
+        if self.job.tags.get("leader"):
+            child = Job(app_id="Summed", workdir="last", parameters={"numbers": [7]}, parent_ids=[self.job.id])
+            child.save()
+
+
+def test_a_hook_continues_the_workflow(exctr, allocation):
+    job = run(exctr, Summed, {"numbers": [1, 2]}, tags={"leader": "yes"})
+    assert job.data == {"sum": 3, "parents": []} and job.result() == 3
+    last = Job.objects.get(workdir="last")
+    last.wait(SOON)
+    assert last.parent_ids == {job.id}
+    assert last.data == {"sum": 7, "parents": ["x/libe_workflow/Summed_1"]}
+
+
+class Adapting(ApplicationDefinition):
+    command_template = "test {{ tries }} -ge 2"
+
+    def handle_error(self):
+        self.job.parameters["tries"] += 1
+        self.job.wall_time_min = 7
+        self.job.state = "RESTART_READY"
+
+
+def test_a_hook_changes_the_next_run(exctr, allocation):
+    job = run(exctr, Adapting, {"tries": 0})
+    assert (job.state, job.parameters, job.wall_time_min) == ("JOB_FINISHED", {"tries": 2}, 7)
+
+
+class Arrays(ApplicationDefinition):
+    outputs = {"half": "half.json:x"}
+
+    def run(self, values, scale=1):
+        return {"sum": float(values.sum()) * scale}
+
+    def postprocess(self):
+        if self.job.parameters["scale"] == 1:
+            self.job.parameters["scale"] = 10
+            self.job.state = "RESTART_READY"
+        Path("half.json").write_text('{"x": %s}' % (self.job.result()["sum"] / 2))
+
+
+def test_values_of_python_apps_with_hooks(exctr, allocation):
+    job = run(exctr, Arrays, {"values": np.arange(4)})
+    assert job.result() == {"sum": 60.0, "half": 30.0} and job.parameters["scale"] == 10
+    assert path(job) == [*BEFORE, "RUNNING", "RUN_DONE", "RESTART_READY", *RAN]
+
+
+def test_a_child_with_hooks_of_its_own(exctr, allocation, tmp_path):
+    (tmp_path / "it").touch()
+    exctr.register_app(Careful)
+    parent = Job.objects.create(app_id="Careful", workdir="p", data={"needs": str(tmp_path / "it")})
+    child = Job.objects.create(app_id="Careful", workdir="c", data={"needs": "../p/job.out"}, parent_ids=[parent.id])
+    child.wait(SOON)
+    assert path(child) == ["CREATED", "AWAITING_PARENTS", *BEFORE[1:], *RAN]
+
+
+class Undecided(ApplicationDefinition):
+    command_template = "false"
+
+    def handle_error(self):
+        self.job.data["asked"] = self.job.data.get("asked", 0) + 1
+
+
+def test_a_hook_that_decides_nothing_leaves_it_to_max_retries(exctr, allocation):
+    job = run(exctr, Undecided, max_retries=2)
+    assert (job.state, job.data) == ("FAILED", {"asked": 3})
+    assert path(job) == [*BEFORE, *["RUNNING", "RUN_ERROR", "RESTART_READY"] * 2, "RUNNING", "RUN_ERROR", "FAILED"]
+
+
+# -- hooks that go wrong -----------------------------------------------------------------------------------------------
+
+
+class Wrong(ApplicationDefinition):
+    command_template = "true"
+
+    def postprocess(self):
+        how = self.job.data["how"]
+        if how == "raises":
+            raise ZeroDivisionError("of the hook's own")
+        if how == "dies":
+            os._exit(5)
+        if how == "state":
+            self.job.state = "RUNNING"
+        if how == "field":
+            self.job.stat = "POSTPROCESSED"
+        if how == "data":
+            self.job.data["self"] = self
+        if how == "nodes":
+            self.job.num_nodes = 9
+        if how == "parameters":
+            self.job.parameters = {"x": 1}
+            self.job.state = "RESTART_READY"
+        print(how)
+
+
+@pytest.mark.parametrize(
+    ("how", "match"),
+    [
+        ("raises", r"line \d+, in postprocess\n    raise ZeroDivisionError\(.of the hook's own.\)"),
+        ("dies", r"the process of postprocess\(\) ended with exit code 5 before it returned"),
+        ("state", r"postprocess\(\) set the state 'RUNNING'; it can be POSTPROCESSED, RESTART_READY, FAILED"),
+        ("field", "a job has no field 'stat'"),
+        ("data", "job.data must be a dict of what JSON can hold"),
+        ("nodes", "9 nodes are too many: the site 'here' has 1"),
+        ("parameters", "App Wrong has no parameter 'x'"),
+    ],
+)
+def test_a_hook_that_goes_wrong_fails_its_job(exctr, site, allocation, how, match):
+    exctr.register_app(Wrong)
+    jobs = [Job(app_id="Wrong", workdir=f"w{n}", data={"how": how if n == 1 else "well"}) for n in range(3)]
+    Job.objects.bulk_create(jobs)
+    Job.objects.wait(jobs, SOON)
+    assert [job.state for job in jobs] == ["JOB_FINISHED", "FAILED", "JOB_FINISHED"]
+    with pytest.raises(TaskFailed, match=match):
+        jobs[1].result()
+    [event] = EventLog.objects.filter(job_id=jobs[1].id, to_state="FAILED")
+    assert event.from_state == "RUN_DONE" and event.data["error"] in str(Job.objects.get(id=jobs[1].id)._row.error)
+    assert "well" in log(site, jobs[0])
+
+
+class Hanging(ApplicationDefinition):
+    command_template = "true"
+
+    def preprocess(self):
+        import subprocess
+
+        if self.job.data:
+            subprocess.run(["sleep", self.job.data["seconds"]])
+
+
+def test_a_hook_that_hangs_holds_no_other_and_can_be_killed(exctr, site, allocation):
+    exctr.register_app(Hanging)
+    seconds = f"600.{os.getpid()}"
+    stuck = Job.objects.create(app_id="Hanging", workdir="stuck", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    others = [Job(app_id="Hanging", workdir=f"o{n}") for n in range(20)]
+    Job.objects.bulk_create(others)
+    assert not Job.objects.wait(others, SOON).not_done and stuck.done() is False
+    [sleep] = marked(seconds)
+    stuck.state = "USER_KILLED"
+    stuck.save()
+    stuck.wait(SOON)
+    assert stuck.state == "USER_KILLED" and not is_running(sleep)
+    assert path(stuck) == ["CREATED", "READY", "USER_KILLED"]
+
+
+def test_jobs_that_wait_for_a_hook_are_killed_and_deleted(exctr, site):
+    exctr.register_app(Hanging)
+    seconds = f"601.{os.getpid()}"
+    stuck = [Job(app_id="Hanging", workdir=f"s{n}", data={"seconds": seconds}) for n in range(5)]
+    Job.objects.bulk_create(stuck)
+    seen(site, lambda: len(marked(seconds)) == 2)  # as many as there are cores
+    assert Job.objects.filter(id=[job.id for job in stuck]).update(state="USER_KILLED") == 5
+    assert not Job.objects.wait(stuck, SOON).not_done
+    assert Job.objects.filter(workdir="s4").delete() == 1 and not marked(seconds)
+
+
+def test_a_processor_that_dies_in_mid_hook(exctr, site, allocation):
+    exctr.register_app(Hanging)
+    seconds = f"602.{os.getpid()}"
+    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    [first], [sleep] = processors(site.path), marked(seconds)
+    os.kill(first, signal.SIGKILL)
+    seen(site, lambda: set(marked(seconds)) - {sleep})
+    assert not is_running(sleep), "two hooks of one job never run at a time"
+    [second] = processors(site.path)
+    assert second != first and job.done() is False
+    for pid in marked(seconds):
+        os.kill(pid, signal.SIGTERM)  # its hook goes on
+    job.wait(SOON)
+    assert job.state == "JOB_FINISHED" and path(job) == [*BEFORE, *RAN]
+
+
+def test_a_processor_that_is_told_to_stop_gives_its_jobs_back(exctr, site):
+    exctr.register_app(Hanging)
+    seconds = f"603.{os.getpid()}"
+    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    [first], [sleep] = processors(site.path), marked(seconds)
+    os.kill(first, signal.SIGTERM)
+    seen(site, lambda: set(marked(seconds)) - {sleep})
+    assert not is_running(first) and not is_running(sleep)
+    job.state = "USER_KILLED"
+    job.save()
+    job.wait(SOON)
+
+
+def test_there_is_one_processor_and_it_ends(exctr, site, until):
+    exctr.register_app(Hanging)
+    jobs = [Job.objects.create(app_id="Hanging", workdir=f"w{n}") for n in range(10)]
+    until(lambda: all(job.state == "PREPROCESSED" for job in Job.objects.all()))
+    assert len(processors(site.path)) == 1 and len(jobs) == 10
+    seen(site, lambda: not processors(site.path))
+    assert "ending: nothing to do" in (Path(site.path) / "log" / "processor.log").read_text()
+
+
+def test_apps_without_hooks_start_no_processor(exctr, site, allocation):
+    class Plain(ApplicationDefinition):
+        command_template = "true"
+
+    assert run(exctr, Plain).state == "JOB_FINISHED"
+    assert not processors(site.path) and not (Path(site.path) / "run" / "processor.lock").exists()
+
+
+# -- retries by hand ---------------------------------------------------------------------------------------------------
+
+
+class Careful(ApplicationDefinition):
+    command_template = "true"
+
+    def preprocess(self):
+        assert Path(self.job.data["needs"]).exists(), "not there"
+
+
+def test_a_job_whose_preprocess_failed_is_prepared_again(exctr, tmp_path, allocation):
+    exctr.register_app(Careful)
+    job = Job.objects.create(app_id="Careful", workdir="w", data={"needs": str(tmp_path / "it")})
+    job.wait(SOON)
+    assert job.state == "FAILED" and "not there" in error(job)
+    (tmp_path / "it").touch()
+    job.state = "RESTART_READY"
+    job.save()
+    job.wait(SOON)
+    assert path(job) == ["CREATED", "READY", "STAGED_IN", "FAILED", "READY", "STAGED_IN", "PREPROCESSED", *RAN]
+
+
+def test_the_task_sees_the_states(exctr: BalsamExecutor, allocation: BatchJob, until) -> None:
+    exctr.register_app(Hanging)
+    task = exctr.submit(app_name="Hanging")
+    task.wait(SOON)
+    assert task.state == "FINISHED" and task.process.state in TERMINAL
+    ensemble = exctr.submit_sweep("Hanging", [{}, {}], name="e")
+    ensemble.wait(SOON)
+    assert ensemble.counts()["FINISHED"] == 2
