@@ -54,7 +54,7 @@ class EmbeddedEngine:
         self._ears: list[Listener] = []
         self._care = threading.Lock()
         self._last_care = 0.0
-        self._recovery = Recovery(self.path, self.store, self.bell)
+        self._recovery = Recovery(self.path, self.store, self.bell, settings.stopped_after_s)
         self.look_after()
 
     @classmethod
@@ -281,6 +281,7 @@ class EmbeddedEngine:
                 break
             if time.monotonic() > deadline:
                 return False
+            self.look_after()  # its launcher may be stopped
             ear.wait(0.05)  # the lock's release rings no bell
         scheduler.reconcile(self.path, self.store)
         while self._recovery.sweep(allocation_id, stopping=True, grace_s=self.settings.grace_period_s):

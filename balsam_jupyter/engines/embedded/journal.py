@@ -2,7 +2,8 @@
 
 The lines live in the page cache the moment they are written, so they survive SIGKILL of any process.
 A slot process holds `flock` on its journal for as long as it lives, and writes ``O`` when it has seen
-that its launcher is gone and will start nothing more.
+that its launcher is gone and will start nothing more. The first line has its process id; room taken in
+advance, so that an end can be written on a full disk, is zeros behind the last line.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Journal:
     """One slot process's journal as read: jobs by (id, attempt)."""
 
     path: Path
+    pid: int = 0
     alive: bool = False
     orphaned: bool = False
     starts: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -39,8 +41,12 @@ def read(path: Path) -> Journal:
         kind, *words = line.split(b" ")
         if kind == b"O":
             journal.orphaned = True
+        elif kind == b"P":
+            journal.pid = int(words[0])
         elif kind == b"S":
             journal.starts[int(words[0]), int(words[1])] = float(words[2])
+        elif kind == b"N":
+            del journal.starts[int(words[0]), int(words[1])]
         elif kind == b"E":
             outcome = marshal.loads(base64.b64decode(words[5])) if len(words) > 5 else None
             journal.ends[int(words[0]), int(words[1])] = int(words[2]), float(words[3]), float(words[4]), outcome
@@ -51,7 +57,7 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock on this file."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look must not mistake each other for it
     except BlockingIOError:
         return True
     except FileNotFoundError:

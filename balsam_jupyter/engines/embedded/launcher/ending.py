@@ -151,18 +151,21 @@ class Endings:
         marks = [mine]
         asked = time.monotonic()
         told = False
+        under = None  # what lets go of its parents is adopted by the spawner
         while not over.is_set():
+            if under is None and channel.kind == "spawner" and (since := processes.began([mine])):
+                under = processes.Under(channel.process.pid, since)
             if channel.kind == "worker" and len(marks) == 1 and (job.work.id, job.work.attempt) in _running(channel):
                 channel.killed = True  # the warm process is the task's process
                 marks.append(process_mark(self.pilot.session.mark, channel.journal))
             if job.kill_wait is not None:
-                processes.end(marks, max(0.0, asked + job.kill_wait - time.monotonic()))
-            elif not told and processes.find(marks):
-                processes.end(marks, None)
+                processes.end(marks, max(0.0, asked + job.kill_wait - time.monotonic()), under=under)
+            elif not told and processes.find(marks, under=under):
+                processes.end(marks, None, under=under)
                 told = True  # one SIGTERM is all it gets, unless a stricter kill follows
             over.wait(0.01)
         if job.kill_wait is not None:
-            processes.end([mine], max(0.0, asked + job.kill_wait - time.monotonic()))
+            processes.end([mine], max(0.0, asked + job.kill_wait - time.monotonic()), under=under)
         self.pilot.later(lambda: self._killed(job.work.id))
 
     def _stop_reading(self, job: Job) -> None:
