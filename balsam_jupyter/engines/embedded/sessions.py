@@ -94,13 +94,12 @@ class Session:
         Raises
         ------
         Fenced
-            If it was stopped for so long that another process has taken over.
+            If it had been stopped for so long that another process took over.
         """
         now = time.monotonic()
         if now - self.beaten < BEAT_S:
             return
-        if now - self.beaten > 2 * BEAT_S:
-            work.require_open(store.con, self.id)
+        work.require_open(store.con, self.id)
         self.beaten = now
         with contextlib.suppress(OSError):  # the disk is full
             os.pwrite(self.lock, b"%016.3f %016.3f" % (self.began, now), 0)
