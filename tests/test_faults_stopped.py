@@ -149,7 +149,7 @@ def test_tasks_of_a_stopped_launcher_can_be_killed_and_its_allocation_revoked(en
 def test_one_that_goes_on_in_time_keeps_its_jobs(engine, tmp_path):
     """Stopped again and again for less than the time allowed, with a heartbeat in between."""
     witness_sweep(engine, tmp_path / "witness", 40, 0.1)
-    first = engine.allocate(AllocationRequest(1, 10, "serial"))
+    engine.allocate(AllocationRequest(1, 10, "serial"))
     wait_until(engine, lambda: ends(engine) >= 2)
     clock = Clock()
     observer = Recovery(engine.path, engine.store, engine.bell, stopped_after_s=3.0, clock=clock)

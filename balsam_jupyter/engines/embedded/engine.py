@@ -34,6 +34,7 @@ from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
 from .store import Store, jobs, records, work
+from .store.schema import StoreBusy
 
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
 
@@ -229,14 +230,19 @@ class EmbeddedEngine:
             return
         try:
             self._last_care = now
-            if work.unclosed_sessions(self.store.con):
-                self._recovery.sweep()
-            if records.allocations(self.store.con, unended=True):
-                ended = scheduler.reconcile(self.path, self.store)
-                if scheduler.start_waiting(self.path, self.store, self.settings) or ended:
-                    self.bell.ring()
+            self._care_for_site()
+        except StoreBusy:
+            pass  # locked, or its disk is full: what is there can be read all the same
         finally:
             self._care.release()
+
+    def _care_for_site(self) -> None:
+        if work.unclosed_sessions(self.store.con):
+            self._recovery.sweep()
+        if records.allocations(self.store.con, unended=True):
+            ended = scheduler.reconcile(self.path, self.store)
+            if scheduler.start_waiting(self.path, self.store, self.settings) or ended:
+                self.bell.ring()
 
     # -- allocations --------------------------------------------------------------------------------------
 

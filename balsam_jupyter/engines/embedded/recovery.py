@@ -10,6 +10,7 @@ was never begun. A slot process that starts in a fenced session finds the file `
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -26,6 +27,7 @@ from .launcher.placement import Place, place_file
 from .launcher.reading import read_outputs
 from .sessions import held_lock, last_beat, lived_s, process_mark, session_folder, session_mark, task_mark, try_lock
 from .store import Store, records, work
+from .store.schema import StoreBusy
 from .store.work import End, Work
 
 _PATIENCE_S = 2.0  # for a slot process to notice that its launcher is gone
@@ -56,7 +58,20 @@ class Recovery:
         """Settle sessions without a launcher; the number of this allocation's tasks that run on.
 
         With `stopping`, those are ended too (SIGTERM, after `grace_s` SIGKILL).
+
+        Raises
+        ------
+        StoreBusy
+            If nothing can be written now, neither to the store nor beside it.
         """
+        try:
+            return self._sweep(allocation_id, stopping, grace_s)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise StoreBusy(f"The disk that holds {self.site} is full; make room.") from None
+
+    def _sweep(self, allocation_id: int | None, stopping: bool, grace_s: float) -> int:
         orphans = 0
         for session, batch_job_id in work.unclosed_sessions(self.store.con):
             folder = session_folder(self.site, session)

@@ -33,6 +33,7 @@ GROUP_S = 0.02  # a result waits this long at most for company, while more tasks
 PATIENCE_S = 0.05  # tasks queued behind one that runs longer than this go back, for other slots to take
 FULL_S = 0.5  # how often to look whether a full disk has room again
 ROOM = 1 << 10  # bytes of the journal: a start, an end and "O" fit
+LEAST = 1 << 16  # bytes: a disk with less is full
 AHEAD = 1 << 14  # and so many are taken at a time
 
 
@@ -65,7 +66,11 @@ class Record:
             self.write(b"O\n")
 
     def take_room(self, size: int) -> None:
-        """See to it that so many bytes can be written; raises OSError while the disk is full."""
+        """See to it that so many bytes can be written; raises OSError while the disk is full, also for a task."""
+        disk = os.fstatvfs(self.fd)
+        left = disk.f_bavail if os.geteuid() else disk.f_bfree
+        if left * disk.f_frsize < LEAST and disk.f_blocks:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self.taken - self.size < size:
             os.posix_fallocate(self.fd, self.size, size + AHEAD)
             self.taken = self.size + size + AHEAD

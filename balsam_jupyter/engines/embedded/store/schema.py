@@ -219,7 +219,7 @@ class Store:
             there = os.statvfs(self.path.parent)
         except OSError:
             return False
-        return there.f_bavail * there.f_frsize < _ROOM
+        return bool(there.f_blocks) and there.f_bavail * there.f_frsize < _ROOM
 
     def _begin(self, con: sqlite3.Connection) -> None:
         try:
