@@ -54,16 +54,25 @@ def _marked(there: dict[int, _Process], marks: Iterable[Mark]) -> set[int]:
     return {pid for pid, process in there.items() if any(mark <= process.variables for mark in wanted)}
 
 
-def find(marks: Iterable[Mark], but: Iterable[int] = (), under: Under | None = None) -> set[int]:
+def _is_marked(process: _Process) -> bool:
+    """Whether it belongs to some task or, between fork and exec, looks like the slot process."""
+    return any(variable.startswith((b"BALSAM_JOB_ID=", b"BALSAM_SPAWNER=")) for variable in process.variables)
+
+
+def find(marks: Iterable[Mark], but: Iterable[int] = (), under: Iterable[Under] = ()) -> set[int]:
     """Living processes whose environment has all the variables of one of the marks, and their descendants.
 
-    With `under` also the children of that slot process which began since then: what a task left behind when it
-    ended or let go of its parent.
+    With `under` also the children of those slot processes which began since then and have no mark at all: they let go
+    of their parents, and cleared their environment.
     """
     there = _processes()
     found = _marked(there, marks)
-    if under is not None:
-        found |= {pid for pid, each in there.items() if each.parent == under.pid and each.start >= under.since}
+    adopted = dict(under)
+    found |= {
+        pid
+        for pid, each in there.items()
+        if each.parent in adopted and each.start >= adopted[each.parent] and not _is_marked(each)
+    }
     spared = {os.getpid(), *but}
     found -= spared
     while more := {
@@ -96,7 +105,7 @@ def send(pids: Iterable[int], number: int) -> None:
             os.kill(pid, number)
 
 
-def end(marks: list[Mark], wait_time: float | None, but: Iterable[int] = (), under: Under | None = None) -> None:
+def end(marks: list[Mark], wait_time: float | None, but: Iterable[int] = (), under: Iterable[Under] = ()) -> None:
     """End all processes that `find` finds: SIGTERM, after `wait_time` s SIGKILL (0: at once, None: never).
 
     Returns when none is left, or with None after SIGTERM was sent.

@@ -190,11 +190,11 @@ class Recovery:
             return
         self._ending.add((session, job))
         marks = [task_mark(session, job)]
-        under = None
+        under: list[processes.Under] = []
         if journal.path.suffix == ".worker":  # a Python task is its warm process
             marks.append(process_mark(session, journal.path))
         elif since := processes.began(marks):
-            under = processes.Under(journal.pid, since)
+            under = [processes.Under(journal.pid, since)]
         threading.Thread(target=processes.end, args=(marks, wait_time, (), under), daemon=True).start()
 
 

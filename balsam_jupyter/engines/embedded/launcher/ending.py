@@ -151,10 +151,10 @@ class Endings:
         marks = [mine]
         asked = time.monotonic()
         told = False
-        under = None  # what lets go of its parents is adopted by the spawner
+        under: list[processes.Under] = []  # what lets go of its parents is adopted by the spawner
         while not over.is_set():
-            if under is None and channel.kind == "spawner" and (since := processes.began([mine])):
-                under = processes.Under(channel.process.pid, since)
+            if not under and channel.kind == "spawner" and (since := processes.began([mine])):
+                under = [processes.Under(read(channel.journal).pid, since)]
             if channel.kind == "worker" and len(marks) == 1 and (job.work.id, job.work.attempt) in _running(channel):
                 channel.killed = True  # the warm process is the task's process
                 marks.append(process_mark(self.pilot.session.mark, channel.journal))
@@ -194,13 +194,14 @@ class Endings:
     def _end_all(self, grace_s: float, spared: list[int]) -> None:
         deadline = time.monotonic() + grace_s
         mark: list[dict[str, object]] = [{"BALSAM_SESSION": self.pilot.session.mark}]
+        under = [processes.Under(read(slot.spawner.journal).pid, 0) for slot in self.pilot.slots]
         while not self.all_over.is_set():
             left = deadline - time.monotonic()
             if left <= 0:  # an output function that hangs keeps nobody
                 spared = [slot.spawner.process.pid or 0 for slot in self.pilot.slots]
-            processes.end(mark, max(0.0, left), but=spared)
+            processes.end(mark, max(0.0, left), spared, under)
             self.all_over.wait(0.02)
-        processes.end(mark, max(0.0, deadline - time.monotonic()), but=spared)
+        processes.end(mark, max(0.0, deadline - time.monotonic()), spared, under)
         self.pilot.later(lambda: None)
 
     # -- slot processes that died ------------------------------------------------------------------------
