@@ -124,6 +124,10 @@ class Recovery:
                 ends.append(End(job.id, "died", job.state, began, runtime, None))
             elif job.state == "RUN_DONE" or (journal is not None and key in journal.ends):
                 ends.append(self._ended(job, journal, kill_wait is not None, grace_s is not None))
+            elif journal is None and job.state == "RUNNING":  # the machine died, and with it what was not on its disk
+                processes.end([task_mark(mark, job.id)], 0)
+                how = "died" if kill_wait is None else "killed"
+                ends.append(End(job.id, how, job.state, time.time(), 0.0, None))
             elif journal is None:
                 unbegun.append(job.id)
             elif journal.alive:
