@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import marshal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,14 @@ class Journal:
     alive: bool = False
     orphaned: bool = False
     starts: dict[tuple[int, int], float] = field(default_factory=dict)
+    clocks: dict[tuple[int, int], float] = field(default_factory=dict)
+    """CLOCK_MONOTONIC at the starts: the time of day may be set back."""
     ends: dict[tuple[int, int], tuple[int, float, float, Any]] = field(default_factory=dict)
     """Return code, start time, runtime (s), and what a Python app came to: (value, error, exception)."""
+
+    def ran_s(self, key: tuple[int, int]) -> float:
+        """For how long a task that has no end here may have run, until now."""
+        return max(0.0, time.monotonic() - self.clocks[key])
 
 
 def journal_path(session_folder: Path, slot: int, number: int, kind: str) -> Path:
@@ -45,6 +52,7 @@ def read(path: Path) -> Journal:
             journal.pid = int(words[0])
         elif kind == b"S":
             journal.starts[int(words[0]), int(words[1])] = float(words[2])
+            journal.clocks[int(words[0]), int(words[1])] = float(words[3])
         elif kind == b"N":
             del journal.starts[int(words[0]), int(words[1])]
         elif kind == b"E":

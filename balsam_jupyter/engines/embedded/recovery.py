@@ -142,7 +142,7 @@ class Recovery:
                 processes.end([task_mark(mark, job.id), process_mark(mark, journal.path)], 0)
                 outcome = "killed" if kill_wait is not None else "timeout" if grace_s is not None else "died"
                 began = journal.starts[key]
-                ends.append(End(job.id, outcome, job.state, began, max(0.0, time.time() - began), None))
+                ends.append(End(job.id, outcome, job.state, began, journal.ran_s(key), None))
         alive = sum(journal.alive for journal in journals)
         with self.store.transaction() as con:
             work.commit_starts(con, session, begun)

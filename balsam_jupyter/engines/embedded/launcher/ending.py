@@ -219,9 +219,9 @@ class Endings:
             elif key not in journal.starts:
                 self.pilot.take_back(job_id)
             elif channel.kind == "worker" and (job.killing or self.pilot.stopping or not channel.killed):
-                self._process_died(job, code, journal.starts[key])
+                self._process_died(job, code, journal.starts[key], journal.ran_s(key))
             else:
-                self._runner_died(job, channel, journal.starts[key])
+                self._runner_died(job, channel, journal.starts[key], journal.ran_s(key))
         for job_id in list(channel.extracting):
             if (channel.killed or code == _RETIRED) and not self.pilot.stopping and not self.pilot.jobs[job_id].killing:
                 slot.worker = None
@@ -229,9 +229,8 @@ class Endings:
             else:
                 self.extracted(job_id, None, f"the process that read the outputs died (exit code {code})")
 
-    def _process_died(self, job: Job, code: int | None, began: float) -> None:
+    def _process_died(self, job: Job, code: int | None, began: float, runtime: float) -> None:
         """A Python app took its process along: that is the end of this task alone."""
-        runtime = max(0.0, time.time() - began)
         if code == 0:  # os._exit(0): it neither returned nor raised
             self.tell(
                 End(
@@ -250,7 +249,7 @@ class Endings:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self.ended(job, code, began, runtime, (None, f"the app's process {how} before the app returned", None, ""))
 
-    def _runner_died(self, job: Job, channel: Channel, began: float) -> None:
+    def _runner_died(self, job: Job, channel: Channel, began: float, runtime: float) -> None:
         """The task may still run, but nobody will know how it ends: end it, and let it run again."""
         session = self.pilot.session.mark
         processes.end([task_mark(session, job.work.id), process_mark(session, channel.journal)], 0)
@@ -261,7 +260,7 @@ class Endings:
                 outcome,
                 job.state,
                 began,
-                max(0.0, time.time() - began),
+                runtime,
                 None,
                 None,
                 "",

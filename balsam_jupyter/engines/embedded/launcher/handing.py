@@ -98,9 +98,9 @@ class Handing:
     def app(self, app_id: int) -> App:
         """The app as it is now: a job started after an app was registered anew runs the new one."""
         if app_id not in self.current:
-            self.current.add(app_id)
             con = self.pilot.store.con
             changes = records.app_changes(con, app_id)
             if app_id not in self.apps or self.apps[app_id][0] != changes:
                 self.apps[app_id] = changes, self.preparer.app(records.apps(con, app_id)[0])
+            self.current.add(app_id)
         return self.apps[app_id][1]

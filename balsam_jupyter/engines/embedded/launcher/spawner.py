@@ -9,7 +9,7 @@ Out: (started, ends, returned)
      started = (job id, start time) of a task that has been running for a while, or None
      ends = [(job id, return code, start time, runtime in s[, outcome]), …], returned = [job id, …] not started
 
-Journal: "P pid", "S id attempt time" before a start ("N id attempt" if it did not come to it), "E id attempt
+Journal: "P pid", "S id attempt time clock" before a start ("N id attempt" if it did not come to it), "E id attempt
 code time runtime" after an end, "O" when the launcher is gone. See `journal.py`. SIGUSR1 says that others
 have taken over from the launcher.
 
@@ -213,7 +213,7 @@ class Spawner:
                 self.rotated = job, attempt
             for name, source, content in files:
                 write(name, source, content)
-            self.record.write(b"S %d %d %.6f\n" % (job, attempt, began))
+            self.record.write(b"S %d %d %.6f %.6f\n" % (job, attempt, began, clock))
             begun = True
             pid = self.spawn(argv, environment)
         except (OSError, ValueError) as error:

@@ -236,7 +236,7 @@ class Worker:
 
     def begin(self, task: Any) -> None:
         began, clock = time.time(), time.monotonic()
-        self.record.write(b"S %d %d %.6f\n" % (task[0], task[1], began))
+        self.record.write(b"S %d %d %.6f %.6f\n" % (task[0], task[1], began, clock))
         self.current = task[0], began, clock
 
     def run(self, task: Any) -> None:
