@@ -234,5 +234,4 @@ def test_50_random_operations(engine, tmp_path, seed):
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_soak_300_random_operations(engine, tmp_path, seed):
-    storm(engine, tmp_path / "witness", seed, 300)        runs = sum(number for (state, _), number in passed.items() if state == "RUNNING")
-        return {"jobs": len({job for _, job in passed}), "runs": runs}
+    storm(engine, tmp_path / "witness", seed, 300)
