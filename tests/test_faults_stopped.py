@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.engines.embedded.recovery import Recovery
 from balsam_jupyter.engines.embedded.store import work
+from balsam_jupyter.errors import SiteError
 from balsam_jupyter.models import AllocationRequest, Query
 
 from .engine_site import job, python_app, submit, wait_until
@@ -166,6 +169,31 @@ def test_one_that_goes_on_in_time_keeps_its_jobs(engine, tmp_path):
     assert state_of_session(engine, 1) == "open"
     wait_until(engine, lambda: ends(engine) == 40)
     assert set(check_witness(tmp_path / "witness", 40).values()) == {1}
+
+
+HOLDER = """
+import fcntl, os, signal, sys
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_process_stopped_while_it_registers_a_site(engine, home, tmp_path):
+    """Sites that are known open all the same; a new one is refused, with the reason."""
+    lock = home / "sites.lock"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(lock)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        EmbeddedEngine.open("here").close()
+        with pytest.raises(SiteError, match=r"sites\.lock has been locked for .* a process that is stopped"):
+            EmbeddedEngine.open("new", str(tmp_path / "new"))
+        assert not (tmp_path / "new").exists()
+    finally:
+        holder.kill()
+        holder.communicate()
+    EmbeddedEngine.open("new", str(tmp_path / "new")).close()
 
 
 class Clock:

@@ -182,6 +182,20 @@ def test_a_task_whose_launchers_die_fails_after_three(engine, tmp_path):
     check_transitions(engine)
 
 
+def test_old_launchers_that_die_blame_nobody(engine):
+    """A long task may see many launchers die over the days: only those that die young count, from the second on."""
+    allocation = allocate(engine)
+    [one] = submit(engine, shell_app(engine, "sleep 309.25"))
+    wait_until(engine, lambda: job(engine, one).state == "RUNNING")
+    for young in (False, False, True, False, False):
+        with engine.store.transaction() as con:
+            work.count_death(con, allocation.id, young)
+        assert work.doomed(engine.store.con, 1) == set()
+    with engine.store.transaction() as con:
+        work.count_death(con, allocation.id, True)
+    assert work.doomed(engine.store.con, 1) == {one}
+
+
 # Kills each launcher of the site once the launcher has a session.
 KILLER = """
 import os, signal, sqlite3, sys, time
@@ -233,3 +247,16 @@ def test_a_kernel_killed_while_it_submits_100000_tasks(engine, at):
     subprocess.run([*command, "0"], stdout=subprocess.DEVNULL, check=True)
     assert engine.count(Query(ensemble="big")) == {"PREPROCESSED": 100_000}
     check_transitions(engine)
+
+
+def test_a_stopped_slot_process_keeps_neither_its_task_nor_the_allocation(engine):
+    """It cannot tell of its task's end: after a kill, and at the end of the allocation, it is ended itself."""
+    allocation = allocate(engine)
+    one, two = submit(engine, shell_app(engine, "sleep 308.25"), [{}] * 2)
+    wait_until(engine, lambda: engine.count(Query()) == {"RUNNING": 2})
+    for spawner in slot_processes(engine.path, "spawner"):
+        os.kill(spawner, signal.SIGSTOP)
+    engine.update(Query(ids=(one,)), "USER_KILLED", 0)
+    assert finished(engine, one).state == "USER_KILLED"
+    assert engine.revoke(allocation.id, 30)
+    assert job(engine, two).state == "RESTART_READY" and not marked("sleep 308.25")

@@ -22,7 +22,7 @@ from ...templates import render_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SORT_ORDERS = ("large_first", "small_first", "long_large_first")
-_PATIENCE_S = 10.0
+_PATIENCE_S = 5.0
 FOLDERS = ("data", "log", "qsubmit", "run")
 MPI_LAUNCHERS = ("mpiexec", "mpirun", "srun")
 """Looked for in this order."""
@@ -279,27 +279,39 @@ def locate(name: str | None, path: str | None) -> tuple[int, str, Path]:
         raise BadInput(
             f"{name!r} cannot name a site: use letters, digits, '.', '_' and '-', beginning with one of the first two."
         )
+    sites = _registered()
+    before = json.dumps(sites)
+    found = _place(sites, name, path)
+    if json.dumps(sites) == before:  # known: no need to wait for who registers another
+        create(found[2])
+        return found
     with _registry() as sites:
-        folder = Path(path).expanduser().resolve() if path is not None else None
-        if name is None and folder is not None:
-            name = next((n for n, e in sites.items() if Path(e["path"]) == folder), None)
-            name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "site"
-        name = name or "default"
-        known = sites.get(name)
-        if known and not Path(known["path"]).exists():  # moved or deleted: never begin an empty one unasked
-            if folder is None:
-                raise SiteError(
-                    f"The site {name!r} was at {known['path']}, which is gone: give its new place with path=…, "
-                    "or that old path to begin a new site there."
-                )
-            known["path"] = str(folder)
-        if known and folder is not None and Path(known["path"]) != folder:
-            raise BadInput(f"The site {name!r} is at {known['path']}; choose another name for {folder}.")
-        folder = folder or (Path(known["path"]) if known else home() / "sites" / name)
-        create(folder)
-        if not known:
-            known = sites[name] = {"id": 1 + max((e["id"] for e in sites.values()), default=0), "path": str(folder)}
-        return known["id"], name, folder
+        found = _place(sites, name, path)
+        create(found[2])
+        return found
+
+
+def _place(sites: dict[str, dict[str, Any]], name: str | None, path: str | None) -> tuple[int, str, Path]:
+    """Id, name and directory of the site meant; puts it among the sites if it is new or has moved."""
+    folder = Path(path).expanduser().resolve() if path is not None else None
+    if name is None and folder is not None:
+        name = next((n for n, e in sites.items() if Path(e["path"]) == folder), None)
+        name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "site"
+    name = name or "default"
+    known = sites.get(name)
+    if known and not Path(known["path"]).exists():  # moved or deleted: never begin an empty one unasked
+        if folder is None:
+            raise SiteError(
+                f"The site {name!r} was at {known['path']}, which is gone: give its new place with path=…, "
+                "or that old path to begin a new site there."
+            )
+        known["path"] = str(folder)
+    if known and folder is not None and Path(known["path"]) != folder:
+        raise BadInput(f"The site {name!r} is at {known['path']}; choose another name for {folder}.")
+    folder = folder or (Path(known["path"]) if known else home() / "sites" / name)
+    if not known:
+        known = sites[name] = {"id": 1 + max((e["id"] for e in sites.values()), default=0), "path": str(folder)}
+    return known["id"], name, folder
 
 
 def find(site: int | str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .lines import Job
     from .pilot import Pilot
 
+_DEAF_S = 2.0  # a slot process that has not told of a task's end by then is itself stopped, or hangs
 _RETIRED = 83  # a worker's exit code; see there
 
 
@@ -160,6 +161,8 @@ class Endings:
                 marks.append(process_mark(self.pilot.session.mark, channel.journal))
             if job.kill_wait is not None:
                 processes.end(marks, max(0.0, asked + job.kill_wait - time.monotonic()), under=under)
+                if time.monotonic() > asked + job.kill_wait + _DEAF_S:
+                    processes.send([read(channel.journal).pid], signal.SIGKILL)
             elif not told and processes.find(marks, under=under):
                 processes.end(marks, None, under=under)
                 told = True  # one SIGTERM is all it gets, unless a stricter kill follows
@@ -199,6 +202,8 @@ class Endings:
             left = deadline - time.monotonic()
             if left <= 0:  # an output function that hangs keeps nobody
                 spared = [slot.spawner.process.pid or 0 for slot in self.pilot.slots]
+            if left <= -_DEAF_S:
+                spared = []
             processes.end(mark, max(0.0, left), spared, under)
             self.all_over.wait(0.02)
         processes.end(mark, max(0.0, deadline - time.monotonic()), spared, under)
