@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.engines.embedded.store import work
 from balsam_jupyter.errors import SiteError
-from balsam_jupyter.models import Query
+from balsam_jupyter.models import Query, Resources
 
 from .conftest import LIVE
 from .engine_site import allocate, ended, job, python_app, shell_app, submit, wait_until
@@ -128,6 +129,27 @@ def test_a_disk_that_fills_while_tasks_run_and_while_submitting(disk, tmp_path):
     assert {j.attempts for j in engine.jobs(Query())} == {1}
     assert is_running(pid) and integrity(engine) == "ok"
     check_transitions(engine)
+
+
+@on_a_small_disk
+def test_slots_change_places_on_a_full_disk(disk, tmp_path):
+    """Jobs of one and of two cores take turns; where a slot's place cannot be written down, it waits."""
+    engine, witness = disk.engine, tmp_path / "witness"
+    one = witness_app(engine, witness)
+    two = replace(one, resources=Resources(threads_per_rank=2))
+    for n in range(24):
+        submit(engine, one if n % 3 else two, [{"n": n, "seconds": 0.1}])
+    allocate(engine)
+    wait_until(engine, lambda: ends(engine) >= 2)
+    pid = work.session(engine.store.con, 1)[0]
+    disk.fill()
+    for _ in range(20):
+        wait_until(engine, lambda: is_at_rest(witness))
+        engine.events("now", 0.1)
+    disk.make_room()
+    wait_until(engine, lambda: ends(engine) == 24)
+    assert engine.count(Query()) == {"JOB_FINISHED": 24}
+    assert set(check_witness(witness, 24).values()) == {1} and is_running(pid)
 
 
 def is_at_rest(witness: Path) -> bool:

@@ -10,7 +10,6 @@ was never begun. A slot process that starts in a fenced session finds the file `
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import threading
@@ -25,7 +24,17 @@ from .journal import Journal, is_locked, read
 from .launcher.ending import log_tail
 from .launcher.placement import Place, place_file
 from .launcher.reading import read_outputs
-from .sessions import held_lock, last_beat, lived_s, process_mark, session_folder, session_mark, task_mark, try_lock
+from .sessions import (
+    held_lock,
+    is_full,
+    last_beat,
+    lived_s,
+    process_mark,
+    session_folder,
+    session_mark,
+    task_mark,
+    try_lock,
+)
 from .store import Store, records, work
 from .store.schema import StoreBusy
 from .store.work import End, Work
@@ -67,7 +76,7 @@ class Recovery:
         try:
             return self._sweep(allocation_id, stopping, grace_s)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
             raise StoreBusy(f"The disk that holds {self.site} is full; make room.") from None
 

@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..sessions import is_full
 from ..store import records
 from .lines import Job, Line
 from .prepare import App, Preparer, launch_words
@@ -49,7 +50,10 @@ class Handing:
             if channel is None:
                 return False
             task = self._task(job, app, channel, slot)
-        except Exception as error:  # whatever is wrong with this task or its app is the end of this task alone
+        except Exception as error:
+            if isinstance(error, OSError) and is_full(error):
+                return False
+            # Whatever else is wrong with this task or its app is the end of this task alone.
             job.line.backlog.popleft()
             self.pilot.endings.failed(job, f"This task could not be prepared: {error}")
             return True
