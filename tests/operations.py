@@ -1,6 +1,6 @@
 """A process that works on a site as it is told: one line of JSON for each operation, one for its result.
 
-Run as ``python -m tests.operations SITE COMMON``, where COMMON is the id of the witness app.
+Run as ``python -m tests.operations SITE``.
 """
 
 from __future__ import annotations
@@ -14,34 +14,33 @@ from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.models import AllocationRequest, JobCommon, JobSpec, Query
 
 
-def submit(engine: EmbeddedEngine, app: int, seconds: list[float]) -> int:
-    common = JobCommon(app)
-    # A task is told its job's id by the environment: ids are known only afterwards.
-    return len(engine.submit(JobSpec(common, encode({"seconds": each}), "w/{id}") for each in seconds).ids)
+def submit(engine: EmbeddedEngine, tasks: list[tuple[int, dict[str, Any]]]) -> int:
+    commons = {app: JobCommon(app) for app, _ in tasks}
+    return len(engine.submit(JobSpec(commons[app], encode(given), "w/{id}") for app, given in tasks).ids)
 
 
-def update(engine: EmbeddedEngine, app: int, ids: list[int], state: str, wait: float | None) -> int:
+def update(engine: EmbeddedEngine, ids: list[int], state: str, wait: float | None) -> int:
     return engine.update(Query(ids=tuple(ids)), state, wait)
 
 
-def delete(engine: EmbeddedEngine, app: int, ids: list[int]) -> int:
+def delete(engine: EmbeddedEngine, ids: list[int]) -> int:
     return engine.delete(Query(ids=tuple(ids)))
 
 
-def allocate(engine: EmbeddedEngine, app: int) -> int:
+def allocate(engine: EmbeddedEngine) -> int:
     return engine.allocate(AllocationRequest(1, 10, "serial")).id
 
 
-def revoke(engine: EmbeddedEngine, app: int, allocation: int) -> bool:
+def revoke(engine: EmbeddedEngine, allocation: int) -> bool:
     return engine.revoke(allocation, timeout=20)
 
 
-def look(engine: EmbeddedEngine, app: int, timeout: float) -> int:
+def look(engine: EmbeddedEngine, timeout: float) -> int:
     engine.allocations()
     return len(engine.events("now", timeout).rows) + len(engine.jobs(Query(limit=20)))
 
 
-def main(site: str, app: int) -> None:
+def main(site: str) -> None:
     engine = EmbeddedEngine.open(site)
     calls: dict[str, Any] = {each.__name__: each for each in (submit, update, delete, allocate, revoke, look)}
     for line in sys.stdin:
@@ -51,9 +50,9 @@ def main(site: str, app: int) -> None:
             engine = EmbeddedEngine.open(site)
             print("true", flush=True)
         else:
-            print(json.dumps(calls[name](engine, app, *given)), flush=True)
+            print(json.dumps(calls[name](engine, *given)), flush=True)
     engine.close()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1])

@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,40 @@ from balsam_jupyter.engines.embedded.store import work
 from balsam_jupyter.models import AppRecord, Parameter, Query
 
 from .conftest import LIVE
-from .engine_site import allocate, wait_until
+from .engine_site import allocate, python_app, wait_until
 from .processes import slot_processes
 from .witness import WITNESS, check_transitions, ends, integrity, is_free, probe, state_of_process
 
 OPERATIONS = {
     "submit": 10, "kill": 6, "retry": 5, "delete": 3, "allocate": 5, "revoke": 3, "look": 5, "reopen": 2,
-    "kill launcher": 5, "kill spawner": 3, "kill process": 2, "stop launcher": 2, "go on": 3,
+    "kill launcher": 5, "kill slot": 4, "kill process": 2, "stop launcher": 2, "go on": 3,
 }  # fmt: skip
 
 
 @pytest.fixture
 def settings() -> str:
     return "nodes: 2\ncores_per_node: 2\ngrace_period_s: 0.3\nstopped_after_s: 1\n"
+
+
+def python_witness():
+    """The witness as a function (inside of another, so that it is pickled by value)."""
+
+    def run(self, path, seconds):
+        """The witness, in a warm process."""
+        import fcntl
+        import os
+        import time
+
+        with open(path, "ab", buffering=0) as file, open(f"{path}.locks/{self.job.id}", "w") as mine:
+            try:
+                fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.write(f"twice {self.job.id} {os.getpid()}\n".encode())
+            file.write(f"start {self.job.id} {os.getpid()}\n".encode())
+            time.sleep(seconds)
+            file.write(f"end {self.job.id} {os.getpid()}\n".encode())
+
+    return run
 
 
 class Storm:
@@ -43,18 +65,23 @@ class Storm:
         self.chance = random.Random(seed)
         script = witness.with_suffix(".py")
         script.write_text(WITNESS)
+        Path(f"{witness}.locks").mkdir()
         command = f"{sys.executable} -I -S {script} {witness} $BALSAM_JOB_ID {{{{ seconds }}}}"
         record = AppRecord("Witness", "shell", "1", {"seconds": Parameter()}, command_template=command)
-        self.app = engine.register(record)
+        # A task learns its job's id from the engine: it is known only afterwards.
+        self.apps = [
+            (engine.register(record), {}),
+            (python_app(engine, python_witness()).app_id, {"path": str(witness)}),
+        ]
         self.processes: list[subprocess.Popen[str]] = []
         self.busy = [0, 0, 0]  # answers a process still owes
         self.stopped: list[int] = []
-        self.killed_spawners = 0
+        self.killed: Counter[str] = Counter()
         for _ in range(3):
             self.processes.append(self.begin())
 
     def begin(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.operations", "here", str(self.app)]
+        command = [sys.executable, "-m", "tests.operations", "here"]
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *operation: Any) -> None:
@@ -78,14 +105,21 @@ class Storm:
     def step(self) -> None:
         operation = self.chance.choices(list(OPERATIONS), list(OPERATIONS.values()))[0]
         getattr(self, operation.replace(" ", "_"))()
-        self.engine.events("now", self.chance.choice([0, 0, 0.02, 0.1]))
+        until = time.monotonic() + self.chance.choice([0, 0.02, 0.2, 0.5])
+        cursor = self.engine.events("now").cursor
+        while (left := until - time.monotonic()) > 0:
+            cursor = self.engine.events(cursor, left).cursor
 
     def some(self) -> list[int]:
         there = [job.id for job in self.engine.jobs(Query())] or [1]
         return self.chance.sample(there, min(len(there), self.chance.choice([1, 1, 2, 5])))
 
     def submit(self) -> None:
-        self.ask("submit", [self.chance.choice([0, 0.02, 0.3]) for _ in range(self.chance.randint(1, 12))])
+        tasks = []
+        for _ in range(self.chance.randint(1, 12)):
+            app, given = self.chance.choice(self.apps)
+            tasks.append((app, {**given, "seconds": self.chance.choice([0, 0.02, 0.3])}))
+        self.ask("submit", tasks)
 
     def kill(self) -> None:
         self.ask("update", self.some(), "USER_KILLED", self.chance.choice([0, 0.1, None]))
@@ -124,11 +158,12 @@ class Storm:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def kill_spawner(self) -> None:
-        if spawners := slot_processes(self.engine.path, "spawner"):
+    def kill_slot(self) -> None:
+        kind = self.chance.choice(["spawner", "spawner", "worker"])
+        if pids := slot_processes(self.engine.path, kind):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.chance.choice(spawners), signal.SIGKILL)
-                self.killed_spawners += 1
+                os.kill(self.chance.choice(pids), signal.SIGKILL)
+                self.killed[kind] += 1
 
     def kill_process(self) -> None:
         number = self.chance.randrange(3)
@@ -198,7 +233,7 @@ class Storm:
             assert finished <= 1, f"job {job} ran again after it had finished"
             assert finished <= finishes <= starts <= runs, f"job {job}: {starts=} {finishes=} {runs=} {finished=}"
         for job in self.engine.jobs(Query(states=("FAILED",))):
-            assert "launcher died 3 times" in job.error
+            assert "launcher died 3 times" in job.error or "was killed by signal 9" in job.error
         return {
             "jobs": len({job for _, job in passed}),
             "runs": sum(n for (s, _), n in passed.items() if s == "RUNNING"),
@@ -218,7 +253,7 @@ def storm(engine: EmbeddedEngine, witness: Path, seed: int, steps: int) -> None:
         for _ in range(steps):
             each.step()
         each.calm()
-        print(f"seed {seed}: {each.check()}, {each.killed_spawners} spawners killed, {engine.count(Query())}")
+        print(f"seed {seed}: {each.check()}, killed {dict(each.killed)}, {engine.count(Query())}")
     finally:
         each.go_on()
         for number, process in enumerate(each.processes):
@@ -226,7 +261,7 @@ def storm(engine: EmbeddedEngine, witness: Path, seed: int, steps: int) -> None:
             each.end(number)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_50_random_operations(engine, tmp_path, seed):
     storm(engine, tmp_path / "witness", seed, 50)
 
