@@ -2,7 +2,8 @@
 
 The lines live in the page cache the moment they are written, so they survive SIGKILL of any process.
 A slot process holds `flock` on its journal for as long as it lives, and writes ``O`` when it has seen
-that its launcher is gone and will start nothing more.
+that its launcher is gone and will start nothing more. The first line has its process id; room taken in
+advance, so that an end can be written on a full disk, is zeros behind the last line.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import marshal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,18 @@ class Journal:
     """One slot process's journal as read: jobs by (id, attempt)."""
 
     path: Path
+    pid: int = 0
     alive: bool = False
     orphaned: bool = False
     starts: dict[tuple[int, int], float] = field(default_factory=dict)
+    clocks: dict[tuple[int, int], float] = field(default_factory=dict)
+    """CLOCK_MONOTONIC at the starts: the time of day may be set back."""
     ends: dict[tuple[int, int], tuple[int, float, float, Any]] = field(default_factory=dict)
     """Return code, start time, runtime (s), and what a Python app came to: (value, error, exception)."""
+
+    def ran_s(self, key: tuple[int, int]) -> float:
+        """For how long a task that has no end here may have run, until now."""
+        return max(0.0, time.monotonic() - self.clocks[key])
 
 
 def journal_path(session_folder: Path, slot: int, number: int, kind: str) -> Path:
@@ -39,8 +48,13 @@ def read(path: Path) -> Journal:
         kind, *words = line.split(b" ")
         if kind == b"O":
             journal.orphaned = True
+        elif kind == b"P":
+            journal.pid = int(words[0])
         elif kind == b"S":
             journal.starts[int(words[0]), int(words[1])] = float(words[2])
+            journal.clocks[int(words[0]), int(words[1])] = float(words[3])
+        elif kind == b"N":
+            del journal.starts[int(words[0]), int(words[1])]
         elif kind == b"E":
             outcome = marshal.loads(base64.b64decode(words[5])) if len(words) > 5 else None
             journal.ends[int(words[0]), int(words[1])] = int(words[2]), float(words[3]), float(words[4]), outcome
@@ -51,7 +65,7 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock on this file."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look must not mistake each other for it
     except BlockingIOError:
         return True
     except FileNotFoundError:

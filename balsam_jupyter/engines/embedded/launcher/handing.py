@@ -6,6 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from ..sessions import is_full
 from ..store import records
 from .lines import Job, Line
 from .prepare import App, Preparer, launch_words
@@ -49,7 +50,10 @@ class Handing:
             if channel is None:
                 return False
             task = self._task(job, app, channel, slot)
-        except Exception as error:  # whatever is wrong with this task or its app is the end of this task alone
+        except Exception as error:
+            if isinstance(error, OSError) and is_full(error):
+                return False
+            # Whatever else is wrong with this task or its app is the end of this task alone.
             job.line.backlog.popleft()
             self.pilot.endings.failed(job, f"This task could not be prepared: {error}")
             return True
@@ -98,9 +102,9 @@ class Handing:
     def app(self, app_id: int) -> App:
         """The app as it is now: a job started after an app was registered anew runs the new one."""
         if app_id not in self.current:
-            self.current.add(app_id)
             con = self.pilot.store.con
             changes = records.app_changes(con, app_id)
             if app_id not in self.apps or self.apps[app_id][0] != changes:
                 self.apps[app_id] = changes, self.preparer.app(records.apps(con, app_id)[0])
+            self.current.add(app_id)
         return self.apps[app_id][1]

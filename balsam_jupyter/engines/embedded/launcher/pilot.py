@@ -48,7 +48,7 @@ class Pilot:
         self.deadline = time.monotonic() + (allocation.remaining_s or 0.0)
         self.bell, self.ear = Bell(runtime_folder(site)), Listener(runtime_folder(site))
         self.environment = clean_environment()
-        self.recovery = Recovery(site, store, self.bell)
+        self.recovery = Recovery(site, store, self.bell, settings.stopped_after_s)
         self.partitions = self._partitions(allocation)
         self.slots: list[Slot] = []
         self.lent: dict[Path, Place] = {}  # what tasks of dead launchers still run on, by their journals
@@ -62,6 +62,7 @@ class Pilot:
         self.released: list[int] = []
         self.news = True  # something in the store may concern this launcher
         self.stopping = ""
+        self.trouble = ""  # why the store could not be written
         self.folded = True  # the write-ahead log holds nothing of ours
         self.last_commit = self.last_tick = 0.0
         self.idle_since = time.monotonic()
@@ -99,7 +100,9 @@ class Pilot:
         """Until idle, out of wall time, revoked or told to stop; returns the reason."""
         self.recover()
         while True:
-            for fd, _ in self.poll.poll(self.patience() * 1000):
+            ready = self.poll.poll(self.patience() * 1000)
+            self.session.beat(self.store)
+            for fd, _ in ready:
                 self.serve(fd)
             for workers in self.workers.values():
                 if not workers.patience():
@@ -262,9 +265,12 @@ class Pilot:
                     for line, want in wishes
                 ]
         except (StoreBusy, OSError) as error:
-            log.warning("the store could not be written, trying again: %s", error)
+            if str(error) != self.trouble:
+                self.trouble = str(error)
+                log.warning("the store could not be written, trying again: %s", error)
             time.sleep(GROUP_S)
             return
+        self.trouble = ""
         self.starts, self.ends, self.released = {}, [], []
         for job_id, _, _ in running:
             self.jobs[job_id].state = "RUNNING"

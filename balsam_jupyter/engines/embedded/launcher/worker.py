@@ -19,12 +19,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import importlib.util
 import linecache
 import marshal
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
@@ -37,6 +37,7 @@ from typing import Any
 
 FLUSH_S = 0.005
 PATIENCE_S = 0.05
+HANDLED = (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGUSR1)
 RETIRED = 83  # exit code of a worker that makes room for a fresh one
 _OWN_THREADS = 3
 
@@ -95,8 +96,10 @@ class App:
 
 class Worker:
     def __init__(self, journal: str, split_stderr: bool) -> None:
-        self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        fcntl.flock(self.journal, fcntl.LOCK_EX)
+        self.woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGUSR1, lambda *_: None)  # others have taken over; heard also inside C code
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        self.record = files.Record(journal)
         self.split_stderr = split_stderr
         # The user's functions may read stdin and write stdout: the frames move out of their way.
         self.inlet, self.outlet = os.dup(0), os.dup(1)
@@ -106,12 +109,12 @@ class Worker:
         # A child that a task forks must not keep the pipes open or the journal locked.
         os.register_at_fork(after_in_child=self.close_private)
         self.environment = dict(os.environ)
-        self.handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT)}
+        self.handlers = {number: signal.getsignal(number) for number in HANDLED}
         self.records: dict[int, tuple[str, bytes | None, list[str], dict[str, str | None]]] = {}
         self.apps: dict[int, App] = {}
         self.queue: deque[Any] = deque()
         self.changed = threading.Condition()
-        self.orphaned = False
+        self.orphaned = self.record.fenced
         self.current: tuple[int, float, float] | None = None  # job id, start time, clock
         self.told = 0
         self.ends: list[Any] = []
@@ -133,6 +136,9 @@ class Worker:
                     if self.orphaned:
                         return
                     self.changed.wait()
+                if self.queue[0][0] == "run" and not self.room():
+                    self.changed.wait(files.FULL_S)
+                    continue
                 item = self.queue.popleft()
                 if item[0] == "run":
                     self.begin(item[1])
@@ -142,27 +148,51 @@ class Worker:
             else:
                 self.read_outputs(*item[1:])
 
+    def room(self) -> bool:
+        """Whether a start and its end can be written: no task begins while the disk is full."""
+        try:
+            self.record.take_room(files.ROOM)
+        except OSError as error:
+            if not files.full(error):
+                raise
+            return False
+        return True
+
     def listen(self) -> None:
-        with open(self.inlet, "rb", closefd=False) as pipe:
-            while len(head := pipe.read(4)) == 4:
-                message = marshal.loads(pipe.read(int.from_bytes(head, "little")))
-                with self.changed:
-                    if message[0] == "run":
-                        self.queue.extend(("run", task) for task in message[1])
-                    elif message[0] == "app":
-                        self.records[message[1]] = message[2]
-                        self.apps.pop(message[1], None)
-                    elif message[0] == "cores":
-                        os.sched_setaffinity(os.getpid(), message[1])  # the main thread, which runs the tasks
-                    elif message[0] == "extract":
-                        self.queue.append(message)
-                    elif message[0] == "drop":
-                        self.give_back(message[1])
-                    self.changed.notify_all()
+        inbox = bytearray()
+        while data := self.heard():
+            inbox += data
+            while len(inbox) >= 4 and len(inbox) >= (size := 4 + int.from_bytes(inbox[:4], "little")):
+                self.obey(marshal.loads(inbox[4:size]))
+                del inbox[:size]
         with self.changed:
             self.queue.clear()
             self.orphaned = True
-            os.write(self.journal, b"O\n")
+            self.record.write(b"O\n")
+            self.changed.notify_all()
+
+    def heard(self) -> bytes:
+        """What the launcher says next; nothing once it is gone, or others have taken over from it."""
+        while True:
+            ready, _, _ = select.select([self.inlet, self.woken], [], [])
+            if self.woken in ready and signal.SIGUSR1 in os.read(self.woken, 4096):
+                return b""
+            if self.inlet in ready:
+                return os.read(self.inlet, 1 << 16)
+
+    def obey(self, message: Any) -> None:
+        with self.changed:
+            if message[0] == "run":
+                self.queue.extend(("run", task) for task in message[1])
+            elif message[0] == "app":
+                self.records[message[1]] = message[2]
+                self.apps.pop(message[1], None)
+            elif message[0] == "cores":
+                os.sched_setaffinity(os.getpid(), message[1])  # the main thread, which runs the tasks
+            elif message[0] == "extract":
+                self.queue.append(message)
+            elif message[0] == "drop":
+                self.give_back(message[1])
             self.changed.notify_all()
 
     def keep_watch(self) -> None:
@@ -206,7 +236,7 @@ class Worker:
 
     def begin(self, task: Any) -> None:
         began, clock = time.time(), time.monotonic()
-        os.write(self.journal, b"S %d %d %.6f\n" % (task[0], task[1], began))
+        self.record.write(b"S %d %d %.6f %.6f\n" % (task[0], task[1], began, clock))
         self.current = task[0], began, clock
 
     def run(self, task: Any) -> None:
@@ -216,7 +246,7 @@ class Worker:
         outcome: tuple[Any, str, bytes | None, str] = (None, "", None, "")
         code = 0
         try:
-            self.enter(directory, keep_log, inputs)
+            self.enter_when_there_is_room(directory, keep_log, inputs)
             outcome = self.call(job, directory, key, parameters, info)
         except SystemExit as stop:
             code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
@@ -231,13 +261,24 @@ class Worker:
         self.leave()
         runtime = time.monotonic() - clock
         written = base64.b64encode(marshal.dumps(outcome))
-        os.write(self.journal, b"E %d %d %d %.6f %.6f %b\n" % (job, attempt, code, began, runtime, written))
+        self.record.wait_for_room(len(written) + files.ROOM)
         self.clean_up()
         with self.changed:
+            self.record.write(b"E %d %d %d %.6f %.6f %b\n" % (job, attempt, code, began, runtime, written))
             self.current = None
             self.ends.append((job, code, began, runtime, outcome))
             if time.monotonic() - self.last_flush > FLUSH_S:
                 self.flush()
+
+    def enter_when_there_is_room(self, *given: Any) -> None:
+        """A task does not fail because the disk is full before it began."""
+        while True:
+            try:
+                return self.enter(*given)
+            except OSError as error:
+                if not files.full(error):
+                    raise
+                time.sleep(files.FULL_S)
 
     def enter(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
         files.make(directory)
@@ -257,7 +298,7 @@ class Worker:
             os.close(log)
 
     def close_private(self) -> None:
-        for fd in (self.inlet, self.outlet, self.journal):
+        for fd in (self.inlet, self.outlet, self.record.fd):
             os.close(fd)
 
     def clean_up(self) -> None:
