@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
 from balsam_jupyter.api import EventLog
 from balsam_jupyter.monitor import snapshot
 
-from .processes import is_running, marked, processors
+from .processes import is_running, launchers, marked, processors
 
 SOON = 60.0
 BEFORE = ["CREATED", "READY", "STAGED_IN", "PREPROCESSED"]
@@ -122,6 +124,28 @@ def test_apps_without_hooks_start_no_processor(exctr, site, allocation):
 
     assert run(exctr, Plain).state == "JOB_FINISHED"
     assert not processors(site.path) and not (Path(site.path) / "run" / "processor.lock").exists()
+
+
+class Orphaned(ApplicationDefinition):
+    command_template = "sh -c 'sleep 0.7; exit {{ code }}'"
+
+    def postprocess(self):
+        self.job.data = {"hook": "postprocess"}
+
+    def handle_error(self):
+        self.job.data = {"hook": "handle_error"}
+
+
+@pytest.mark.parametrize(("code", "hook"), [(0, "postprocess"), (1, "handle_error")])
+def test_hooks_after_a_launcher_that_died(exctr, site, allocation, until, code, hook):
+    exctr.register_app(Orphaned)
+    job = Job.objects.create(app_id="Orphaned", workdir="w", parameters={"code": code})
+    until(lambda: Job.objects.get(id=job.id).state == "RUNNING")
+    for pid in launchers(allocation.id, site.path):
+        os.kill(pid, signal.SIGKILL)
+    job.wait(SOON)
+    assert job.data == {"hook": hook} and job.state == ("FAILED" if code else "JOB_FINISHED")
+    assert path(job) == [*BEFORE, "RUNNING", *(["RUN_ERROR", "FAILED"] if code else RAN[1:])]
 
 
 class Whole(ApplicationDefinition):
