@@ -95,6 +95,24 @@ def test_a_processor_that_dies_in_mid_hook(exctr, site, allocation):
     assert job.state == "JOB_FINISHED" and path(job) == [*BEFORE, *RAN]
 
 
+def test_a_processor_that_is_stopped_is_replaced(exctr, site):
+    with open(Path(site.path) / "settings.yml", "a") as file:
+        file.write("stopped_after_s: 1\n")
+    exctr.submit_allocation("here", 1, 10, job_mode="serial")  # its launcher looks after the site
+    exctr.register_app(Hanging)
+    seconds = f"604.{os.getpid()}"
+    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    [first], [sleep] = processors(site.path), marked(seconds)
+    os.kill(first, signal.SIGSTOP)
+    seen(site, lambda: set(marked(seconds)) - {sleep})
+    assert not is_running(first) and not is_running(sleep)
+    for pid in marked(seconds):
+        os.kill(pid, signal.SIGTERM)
+    job.wait(SOON)
+    assert path(job) == [*BEFORE, *RAN]
+
+
 def test_a_processor_that_is_told_to_stop_gives_its_jobs_back(exctr, site):
     exctr.register_app(Hanging)
     seconds = f"603.{os.getpid()}"

@@ -123,7 +123,7 @@ class Recovery:
             first = work.fence(con, session)
             kind = work.session_kind(con, session)
         if kind == "processor":
-            self._settle_processor(session, mark)
+            self._settle_processor(session, mark, dead)
             return 0
         (folder / "fenced").touch()
         journals = self._journals(mark, folder)
@@ -171,8 +171,10 @@ class Recovery:
             self.bell.ring()
         return alive
 
-    def _settle_processor(self, session: int, mark: str) -> None:
-        """End the hooks of a dead processor; its jobs go back to the states they are stored in."""
+    def _settle_processor(self, session: int, mark: str, dead: bool) -> None:
+        """End the hooks of a dead or stopped processor; its jobs go back to the states they are stored in."""
+        if not dead:  # it keeps another from being started, and has nothing to see through
+            processes.send([work.session(self.store.con, session)[0]], signal.SIGKILL)
         processes.end([{"BALSAM_SESSION": mark}], 0)
         with self.store.transaction() as con:
             flow.give_back(con, session)
