@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ....models import Allocation
 from ..doorbell import Bell, Listener, runtime_folder
+from ..processor.start import ensure
 from ..recovery import Recovery, orphan_places
 from ..sessions import Session
 from ..site import Settings
@@ -114,6 +115,7 @@ class Pilot:
                 self.last_tick = now
                 self.news = True
                 self.recover()
+                ensure(self.site, self.store)
                 if not self.jobs and not self.folded:
                     self.store.checkpoint()
                     self.folded = True
@@ -258,7 +260,7 @@ class Pilot:
             with self.store.transaction() as con:
                 work.require_open(con, session)
                 work.commit_starts(con, session, running)
-                work.commit_ends(con, session, ends)
+                runnable = work.commit_ends(con, session, ends)
                 work.release(con, session, released)
                 taken = [
                     (line, want, work.check_out(con, session, self.allocation_id, line.shape_id, line.specs, want))
@@ -280,8 +282,11 @@ class Pilot:
                 job = self.jobs[each.id] = Job(each, line)
                 line.backlog.append(job)
         self.folded = False
+        self.news |= runnable  # a child, or a job that is run again
         if running or ends or released:
             self.bell.ring(but=self.ear)
+        if ends:
+            ensure(self.site, self.store)
 
     def look_around(self) -> None:
         """News of the store that concern this launcher: kills, its revocation, new kinds of jobs."""
