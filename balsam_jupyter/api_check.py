@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from .errors import BadInput, listing, nearest
+from .errors import BadInput, Unsupported, listing, nearest
 from .models import AllocationRequest, AppRecord, JobCommon, Resources, SiteRecord
 
 JOB_MODES = ("mpi", "serial")
@@ -154,6 +154,21 @@ def layout(num_procs: object, num_nodes: object, procs_per_node: object) -> tupl
         said = ", ".join(f"{name}={value}" for name, value in numbers.items())
         raise BadInput(f"{said} contradict each other: num_procs must be num_nodes × procs_per_node.")
     return nodes, each
+
+
+def task_resources(
+    num_procs: object,
+    num_nodes: object,
+    procs_per_node: object,
+    max_tasks_per_node: int | None,
+    machinefile: object,
+    **others: Any,
+) -> Resources:
+    """Resources of a task from libEnsemble's arguments, and `others` by Balsam's names."""
+    nodes, each = layout(num_procs, num_nodes, procs_per_node)
+    if machinefile is not None:
+        raise Unsupported("machinefile is not used: the launcher places tasks by itself; leave it out.")
+    return resources(nodes, each, node_packing_count=max_tasks_per_node, **others)
 
 
 def allocation_request(

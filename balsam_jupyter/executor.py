@@ -11,12 +11,12 @@ from typing import Any
 
 from . import codec
 from .api import BatchJob, Site, current_site, open_site
-from .api_check import allocation_request, job_common, job_ids, layout, resources, text_map, transfer_map, workdir_below
+from .api_check import allocation_request, job_common, job_ids, task_resources, text_map, transfer_map, workdir_below
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
 from .ensemble import LONE_TASKS, Ensemble, find_ensemble, slug, submit_sweep
-from .errors import BadInput, ExecutorException, NotFound, Unsupported
-from .models import AppRecord, JobRow, JobSpec, Query, Resources
+from .errors import BadInput, ExecutorException, NotFound
+from .models import AppRecord, JobRow, JobSpec, Query
 from .task import BalsamTask, Follower
 
 log = logging.getLogger(__name__)
@@ -180,6 +180,8 @@ class BalsamExecutor:
         extra_args: Mapping[str, str] = _NONE,
         tags: Mapping[str, str] = _NONE,
         *,
+        threads_per_rank: int = 1,
+        wall_time_min: float = 0,
         max_retries: int = 0,
         parent_ids: Any = (),
         on_parent_failure: str = "fail",
@@ -216,6 +218,10 @@ class BalsamExecutor:
             Passed through to the MPI launcher.
         tags : mapping
             Text to text, to find the task by and for an allocation's `filter_tags`.
+        threads_per_rank : int
+            Threads of each rank; as many cores are its own.
+        wall_time_min : float
+            Minutes it may take, for the order of tasks and so that none is started that cannot end in time.
         max_retries : int
             How often it is run again by itself after a run that failed.
         parent_ids : list of task, Job or int
@@ -234,8 +240,16 @@ class BalsamExecutor:
             If something of it cannot be; nothing is stored then.
         """
         app = self._app(calc_type, app_name)
-        wants = self._resources(
-            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, extra_args
+        wants = task_resources(
+            num_procs,
+            num_nodes,
+            procs_per_node,
+            max_tasks_per_node,
+            machinefile,
+            gpus_per_rank=gpus_per_rank,
+            launch_params=extra_args,
+            threads_per_rank=threads_per_rank,
+            wall_time_min=wall_time_min,
         )
         words = text_map("tags", tags)
         folder = workdir_below(workdir if workdir not in (None, "") else f"{slug(app.name)}_{{id}}", LONE_TASKS)
@@ -270,6 +284,8 @@ class BalsamExecutor:
         extra_args: Mapping[str, str] = _NONE,
         tags: Mapping[str, str] = _NONE,
         *,
+        threads_per_rank: int = 1,
+        wall_time_min: float = 0,
         max_retries: int = 0,
         parent_ids: Any = (),
         on_parent_failure: str = "fail",
@@ -286,7 +302,7 @@ class BalsamExecutor:
             The ensemble's name; by default the app's with a short hash of the sweep, so that running the
             same cell again finds the same ensemble.
         num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, transfers, extra_args
-            As in `submit`, for each task.
+            As in `submit`, for each task; so are `threads_per_rank` and `wall_time_min`.
         max_retries, parent_ids, on_parent_failure
             As in `submit`, for each task; they count for the rows that are new.
         tags : mapping
@@ -303,8 +319,16 @@ class BalsamExecutor:
             If any row or name cannot be; nothing is stored then.
         """
         app = self._app(None, app_name)
-        wants = self._resources(
-            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, extra_args
+        wants = task_resources(
+            num_procs,
+            num_nodes,
+            procs_per_node,
+            max_tasks_per_node,
+            machinefile,
+            gpus_per_rank=gpus_per_rank,
+            launch_params=extra_args,
+            threads_per_rank=threads_per_rank,
+            wall_time_min=wall_time_min,
         )
         common = job_common(app, wants, text_map("tags", tags), max_retries, on_parent_failure)
         files = transfer_map(transfers) or None
@@ -339,27 +363,6 @@ class BalsamExecutor:
             if len(words) == 1:
                 return self.site.app(words[0].name)
             raise
-
-    def _resources(
-        self,
-        num_procs: int | None,
-        num_nodes: int | None,
-        procs_per_node: int | None,
-        max_tasks_per_node: int | None,
-        machinefile: str | None,
-        gpus_per_rank: float,
-        extra_args: Mapping[str, str] | None,
-    ) -> Resources:
-        nodes, each = layout(num_procs, num_nodes, procs_per_node)
-        if machinefile is not None:
-            raise Unsupported("machinefile is not used: the launcher places tasks by itself; leave it out.")
-        return resources(
-            nodes,
-            each,
-            gpus_per_rank=gpus_per_rank,
-            node_packing_count=max_tasks_per_node,
-            launch_params=extra_args,
-        )
 
     def _dry_run(self, app: AppRecord, folder: str, spec: JobSpec) -> BalsamTask:
         now = time.time()

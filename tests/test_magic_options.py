@@ -58,6 +58,10 @@ def test_submit_passes_resources_on(shell: Shell, site: Site, capsys: Capture) -
     run(shell, "%%balsam_app hello\necho {{ x }}")
     run(shell, "%balsam_submit hello x=[1, 2] --name one --num-procs 1 --num-nodes 1 --procs-per-node 1")
     assert site.engine.jobs(Query(ensemble="one", limit=1))[0].resources.ranks_per_node == 1
+    run(shell, "%balsam_submit hello x=[1] --name two --threads-per-rank 2 --wall-time-min 3 --max-retries 4")
+    asked = site.engine.jobs(Query(ensemble="two"))[0].resources
+    assert (asked.threads_per_rank, asked.wall_time_min) == (2, 3)
+    assert "max_retries" in refused(shell, capsys, "%balsam_submit hello x=[1] --max-retries -1")
     line = "%balsam_submit hello x=[1, 2] --num-procs 3 --num-nodes 2 --name two"
     assert "num_procs must be num_nodes × procs_per_node" in refused(shell, capsys, line)
     assert "num_nodes must be a whole number" in refused(

@@ -194,6 +194,11 @@ def _step(one: dict[str, Any]) -> str:
 )
 @click.option("-t", "--wall-time-min", type=int, default=0, show_default=True, help="Minutes it may take; 0: unknown.")
 @click.option("-pid", "--parent-id", "parents", type=int, multiple=True, help="A job that must be finished before.")
+@click.option(
+    "--on-parent-failure", type=click.Choice(["fail", "wait"]), default="fail", show_default=True,
+    help="When a parent fails: fail, too, or wait until it is retried.",
+)  # fmt: skip
+@click.option("--max-retries", type=int, default=0, show_default=True, help="Run it again so often if it fails.")
 @click.option("-s", "--stage-data", "transfers", multiple=True, metavar="SLOT=LOCATION:PATH", help="A file to bring.")
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # Balsam asks; its scripts say -y
 @at_site

@@ -21,7 +21,10 @@ from .report import Log, Report, Table
 from .session import Session, one_line_errors
 from .submission import dry_run, sweep_of
 
-RESOURCES = ("num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "gpus_per_rank")
+WANTS = (
+    "num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "threads_per_rank", "gpus_per_rank",
+    "wall_time_min", "max_retries",
+)  # fmt: skip
 _LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 
 
@@ -143,7 +146,10 @@ class BalsamMagics(Magics):
     @argument("--num-nodes", type=int, metavar="N", help="nodes of a task")
     @argument("--procs-per-node", type=int, metavar="N", help="processes on each node")
     @argument("--max-tasks-per-node", type=int, metavar="N", help="tasks at most on one node")
+    @argument("--threads-per-rank", type=int, default=1, metavar="N", help="threads of each process")
     @argument("--gpus-per-rank", type=float, default=0, metavar="N", help="GPUs of each process")
+    @argument("--wall-time-min", type=float, default=0, metavar="MINUTES", help="what a task may take")
+    @argument("--max-retries", type=int, default=0, metavar="N", help="run a task that fails again so often")
     @argument("--zip", action="store_true", help="pair the lists item by item instead of a grid")
     @argument("--dry-run", action="store_true", help="show the rows and the first commands; store nothing")
     @no_var_expand
@@ -169,7 +175,7 @@ class BalsamMagics(Magics):
         if asked.dry_run:
             return dry_run(self.session.executor, asked.app, sweep)
         tags = dict(pair(text, "--tag") for text in asked.tag)
-        wants = {name: getattr(asked, name) for name in RESOURCES}
+        wants = {name: getattr(asked, name) for name in WANTS}
         ensemble = self.session.executor.submit_sweep(asked.app, sweep, name=asked.name, tags=tags, **wants)
         if ensemble.kept:
             point_to_failed(ensemble)
