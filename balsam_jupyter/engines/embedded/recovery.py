@@ -17,7 +17,7 @@ from ...codec import encode
 from . import processes
 from .doorbell import Bell
 from .journal import Journal, is_locked, read
-from .launcher.ending import handed_on, log_tail
+from .launcher.ending import handed_on, log_tail, settle_stage
 from .launcher.placement import Place, place_file
 from .launcher.reading import read_outputs
 from .sessions import process_mark, session_folder, session_mark, task_mark, try_lock
@@ -63,10 +63,13 @@ class Recovery:
             self._settle_processor(session, mark)
             return 0
         journals = self._journals(mark, folder)
+        held = work.held(self.store.con, session)
+        for one in (each for each in journals if each.path.suffix == ".worker" and not each.alive):
+            settle_stage(self.site, one, (job for job, _ in held))
         ends: list[End] = []
         begun: list[tuple[int, str, float]] = []
         unbegun: list[int] = []
-        for job, kill_wait in work.held(self.store.con, session):
+        for job, kill_wait in held:
             key = job.id, job.attempt
             journal = next((j for j in journals if key in j.starts or key in j.ends), None)
             if job.state == "RUN_DONE" or (journal is not None and key in journal.ends):

@@ -23,7 +23,7 @@ from ..sessions import Session
 from ..site import Settings
 from ..store import Store, records, work
 from ..store.schema import StoreBusy
-from ..store.work import End
+from ..store.work import Done, End
 from .ending import Endings
 from .handing import BROKEN_S, Handing
 from .lines import Job
@@ -59,6 +59,7 @@ class Pilot:
         self.tags: dict[int, dict[str, str]] = {}  # of every spec
         self.starts: dict[int, float] = {}
         self.ends: list[End] = []
+        self.done: list[Done] = []
         self.released: list[int] = []
         self.news = True  # something in the store may concern this launcher
         self.stopping = ""
@@ -99,7 +100,7 @@ class Pilot:
         """Until idle, out of wall time, revoked or told to stop; returns the reason."""
         self.recover()
         while True:
-            for fd, _ in self.poll.poll(self.patience() * 1000):
+            for fd in self.ready():
                 self.serve(fd)
             for workers in self.workers.values():
                 if not workers.patience():
@@ -127,6 +128,17 @@ class Pilot:
                 self.idle_since = now
             elif now - self.idle_since >= self.settings.idle_time_s and not self.more:
                 self.stop(f"nothing to run for {self.settings.idle_time_s:g} s")
+
+    def ready(self) -> list[int]:
+        """Descriptors with something to read, waited for as long as there is time; what could not be sent is sent."""
+        full = [channel for _, channel in self.channels.values() if channel.unsent]
+        for channel in full:
+            self.poll.register(channel.inlet, select.POLLOUT)
+        found = self.poll.poll(self.patience() * 1000)
+        for channel in full:
+            self.poll.unregister(channel.inlet)
+            channel.push()
+        return [fd for fd, _ in found]
 
     def later(self, call: Callable[[], None]) -> None:
         """Have the loop make this call; for other threads and signal handlers."""
@@ -156,8 +168,6 @@ class Pilot:
             frames, gone = channel.receive()
             for frame in frames:
                 self.heard(slot, channel, frame)
-            if channel.unsent:
-                channel.push()
             if gone:
                 self.lost(slot, channel)
 
@@ -165,7 +175,7 @@ class Pilot:
 
     def heard(self, slot: Slot, channel: Channel, frame: tuple) -> None:  # type: ignore[type-arg]
         channel.ready = True
-        started, ends, returned, *extracted = frame
+        started, ends, returned, extracted, done = frame if len(frame) == 5 else (*frame, (), ())
         if started is not None and started[0] in self.jobs:
             self.starts[started[0]] = started[1]
         for job_id, code, began, runtime, *outcome in ends:
@@ -174,11 +184,13 @@ class Pilot:
                 job = self.jobs[job_id]
                 job.line.ran(runtime)
                 self.endings.ended(job, code, began, runtime, outcome[0] if outcome else None)
+        if done:
+            self.endings.done(channel, done)
         for job_id in reversed(returned):
             channel.jobs.pop(job_id, None)
             self.take_back(job_id)
-        channel.slow = bool(channel.jobs) and (bool(returned) or (channel.slow and not ends))
-        for job_id, value, note in extracted[0] if extracted else ():
+        channel.slow = bool(channel.jobs) and (bool(returned) or (channel.slow and not (ends or done)))
+        for job_id, value, note in extracted:
             channel.extracting.discard(job_id)
             self.endings.extracted(job_id, value, note)
 
@@ -222,7 +234,7 @@ class Pilot:
 
     @property
     def uncommitted(self) -> bool:
-        return bool(self.ends or self.starts or self.released)
+        return bool(self.ends or self.done or self.starts or self.released)
 
     @property
     def more(self) -> bool:
@@ -248,14 +260,15 @@ class Pilot:
         wishes = [] if self.stopping else [wish for partition in self.partitions for wish in partition.wishes()]
         if not (self.uncommitted or wishes):
             return
-        starts, ends, released = self.starts, self.ends, self.released
+        starts, ends, done, released = self.starts, self.ends, self.done, self.released
         running = [(job_id, self.jobs[job_id].state, when) for job_id, when in starts.items() if job_id in self.jobs]
         session = self.session.id
         try:
             with self.store.transaction() as con:
                 work.require_open(con, session)
                 work.commit_starts(con, session, running)
-                work.commit_ends(con, session, ends)
+                runnable = work.commit_ends(con, session, ends)
+                runnable |= work.commit_done(con, session, done)
                 work.release(con, session, released)
                 taken = [
                     (line, want, work.check_out(con, session, self.allocation_id, line.shape_id, line.specs, want))
@@ -265,16 +278,17 @@ class Pilot:
             log.warning("the store could not be written, trying again: %s", error)
             time.sleep(GROUP_S)
             return
-        self.starts, self.ends, self.released = {}, [], []
+        self.starts, self.ends, self.done, self.released = {}, [], [], []
+        self.news |= runnable
         for job_id, _, _ in running:
             self.jobs[job_id].state = "RUNNING"
         for line, want, works in taken:
-            line.more = len(works) == want
+            line.more = line.flowing = len(works) == want
             for each in works:
                 job = self.jobs[each.id] = Job(each, line)
                 line.backlog.append(job)
         self.folded = False
-        if running or ends or released:
+        if running or ends or done or released:
             self.bell.ring(but=self.ear)
 
     def look_around(self) -> None:

@@ -2,29 +2,29 @@
 
 Started by path with the app's own Python. Frames as in `spawner.py`:
 
-In:  ("app", key, record), ("cores", [id, …]), ("run", [task, …]), ("drop", job id),
+In:  ("app", key, record), ("call", number, app key, tags), ("cores", [id, …]), ("run", [task, …]), ("drop", job id),
      ("extract", job id, directory, app key)
-     record = (name, payload, sys_path, output specs)
-     task = (job id, attempt, directory, app key, parameters, info, keep_log, files)
-Out: (started, ends, returned, extracted)
+     record = (name, payload, sys_path, output specs), tags = JSON text
+     task = (job id, attempt, directory, call number, parameters, data as JSON text or None, files)
+Out: (started, ends, returned, extracted, done)
      ends = [(job id, return code, start time, runtime in s, (value, error, exception, note)), …]
      extracted = [(job id, value, note), …]
+     done = [(job id, start time, runtime in s, value), …]: ends of which there is nothing else to say
 
-The journal is the spawner's, with the outcome behind each end. A reader thread listens to the launcher
-while the main thread is inside a user's function. A function that crashes the process, or calls
+The journal says what a spawner's says, with the outcome of each end; see `journal.py`. A reader thread listens to
+the launcher while the main thread is inside a user's function. A function that crashes the process, or calls
 ``os._exit``, fails its task alone: the launcher sees the end of the pipe and reads the journal.
 """
 
 from __future__ import annotations
 
-import base64
+import _thread
 import contextlib
 import fcntl
+import importlib
 import importlib.util
-import linecache
 import marshal
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -32,13 +32,15 @@ import time
 import traceback
 from collections import deque
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+
+_handler = importlib.import_module("_signal").getsignal  # signal.getsignal makes an enum of each, which is slow
 
 FLUSH_S = 0.005
 PATIENCE_S = 0.05
+MANY = 100  # in so large a batch, looking which directories are there costs less than asking for each
 RETIRED = 83  # exit code of a worker that makes room for a fresh one
-_OWN_THREADS = 3
+_OWN_THREADS = 2  # beside the main one
 
 
 def load(name: str, file: Path, folder: Path | None = None) -> Any:
@@ -58,65 +60,46 @@ from balsam_jupyter.codec import decode, encode  # noqa: E402
 from balsam_jupyter.outputs import extract  # noqa: E402
 
 files = load("_balsam_jupyter_spawner", Path(__file__).with_name("spawner.py"))
+userapp = load("_balsam_jupyter_userapp", Path(__file__).with_name("userapp.py"))
+stages = load("_balsam_jupyter_stage", Path(__file__).with_name("stage.py"))
 
 
-def encoded(values: dict[str, Any], note: str) -> tuple[str | bytes, str]:
-    """Values as the store has them; NaN and a line in the note for one that cannot be pickled."""
-    try:
-        return encode(values), note
-    except Exception:
-        kept = {}
-        for name, value in values.items():
-            try:
-                encode(value)
-                kept[name] = value
-            except Exception:
-                kept[name] = float("nan")
-                note = f"{note}\n{name}: a {type(value).__name__} cannot be pickled".strip()
-        return encode(kept), note
-
-
-class App:
-    """The functions and attributes of a user's class, put together again as a plain class."""
-
-    def __init__(self, name: str, payload: bytes | None, sys_path: list[str], outputs: dict[str, str | None]) -> None:
-        sys.path.extend(entry for entry in sys_path if entry not in sys.path)
-        parts: dict[str, dict[str, Any]] = pickle.loads(payload) if payload else {}
-        for file, text in parts.get("sources", {}).items():  # cells of a notebook, for tracebacks to show
-            linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
-        self.cls = type(name, (), {**parts.get("attributes", {}), **parts.get("functions", {})})
-        self.outputs = {key: parts["outputs"][key] if spec is None else spec for key, spec in outputs.items()}
-
-    def call(self, job: SimpleNamespace, parameters: dict[str, Any]) -> Any:
-        instance = self.cls()
-        instance.job = job
-        return instance.run(**parameters)
+def record(content: tuple[Any, ...]) -> bytes:
+    """An entry of the journal."""
+    entry = marshal.dumps(content)
+    return len(entry).to_bytes(4, "little") + entry
 
 
 class Worker:
     def __init__(self, journal: str, split_stderr: bool) -> None:
         self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         fcntl.flock(self.journal, fcntl.LOCK_EX)
-        self.split_stderr = split_stderr
         # The user's functions may read stdin and write stdout: the frames move out of their way.
         self.inlet, self.outlet = os.dup(0), os.dup(1)
-        self.null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(self.null, fd)
+        self.stage = stages.Stage(stages.name_of(journal), split_stderr)
+        self.stage.hide(self.export)
         # A child that a task forks must not keep the pipes open or the journal locked.
         os.register_at_fork(after_in_child=self.close_private)
-        self.environment = dict(os.environ)
-        self.handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT)}
+        self.variables: dict[bytes, bytes] = vars(os.environ)["_data"]  # the bytes of os.environ, quick to compare
+        self.environment = dict(self.variables)
+        self.exported = False  # BALSAM_JOB_ID is in the environment that processes inherit, too
+        self.handlers = [(int(n), _handler(n)) for n in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT)]
+        self.stdout, self.stderr = sys.stdout, sys.stderr
         self.records: dict[int, tuple[str, bytes | None, list[str], dict[str, str | None]]] = {}
-        self.apps: dict[int, App] = {}
+        self.apps: dict[int, Any] = {}
+        self.calls: dict[int, tuple[int, str]] = {}
+        self.lock = threading.Lock()  # holds what the threads share: all of the following
+        self.changed = threading.Condition(self.lock)
         self.queue: deque[Any] = deque()
-        self.changed = threading.Condition()
         self.orphaned = False
         self.current: tuple[int, float, float] | None = None  # job id, start time, clock
-        self.told = 0
+        self.parked = False  # the watch waits for the end of a long task
         self.ends: list[Any] = []
+        self.done: list[Any] = []
         self.returned: list[int] = []
         self.extracted: list[Any] = []
+        self.unwritten = b""  # the journal's record of the last end; the next start is written with it
+        self.untold: tuple[Any, ...] = ()  # and what the launcher is told of it then
         self.last_flush = 0.0
 
     def main(self) -> None:
@@ -124,23 +107,36 @@ class Worker:
         threading.Thread(target=self.keep_watch, daemon=True).start()
         self.flush(hello=True)
         while True:
-            with self.changed:
-                if threading.active_count() > _OWN_THREADS:
-                    self.flush()
-                    os._exit(RETIRED)  # threads a task left behind end with the process
-                while not self.queue:
-                    self.flush()
-                    if self.orphaned:
-                        return
-                    self.changed.wait()
-                item = self.queue.popleft()
-                if item[0] == "run":
-                    self.begin(item[1])
-                    self.changed.notify_all()
-            if item[0] == "run":
-                self.run(item[1])
-            else:
+            with self.lock:
+                item = self.queue.popleft() if self.queue else None
+            if item is None:
+                if not self.rest():
+                    return
+            elif item[0] == "extract":
                 self.read_outputs(*item[1:])
+            elif item[0] == "look":
+                self.stage.look(item[1])
+            else:
+                self.run(item)
+                if _thread._count() > _OWN_THREADS:
+                    self.retire()  # threads a task left behind end with the process
+
+    def rest(self) -> bool:
+        """Nothing is queued: tell what there is to tell, and wait. False once the launcher is gone."""
+        self.note_end()
+        self.set_current(None)
+        self.flush()
+        self.stage.close()
+        with self.changed:
+            while not self.queue and not self.orphaned:
+                self.changed.wait()
+            return bool(self.queue)
+
+    def retire(self) -> None:
+        self.note_end()
+        self.flush()
+        self.stage.close()
+        os._exit(RETIRED)
 
     def listen(self) -> None:
         with open(self.inlet, "rb", closefd=False) as pipe:
@@ -148,10 +144,13 @@ class Worker:
                 message = marshal.loads(pipe.read(int.from_bytes(head, "little")))
                 with self.changed:
                     if message[0] == "run":
-                        self.queue.extend(("run", task) for task in message[1])
+                        self.queue.append(("look", message[1][0][2] if len(message[1]) >= MANY else ""))
+                        self.queue.extend(message[1])
                     elif message[0] == "app":
                         self.records[message[1]] = message[2]
                         self.apps.pop(message[1], None)
+                    elif message[0] == "call":
+                        self.calls[message[1]] = message[2:]
                     elif message[0] == "cores":
                         os.sched_setaffinity(os.getpid(), message[1])  # the main thread, which runs the tasks
                     elif message[0] == "extract":
@@ -162,175 +161,193 @@ class Worker:
         with self.changed:
             self.queue.clear()
             self.orphaned = True
-            os.write(self.journal, b"O\n")
+            os.write(self.journal, record(()))
             self.changed.notify_all()
 
     def keep_watch(self) -> None:
-        """Tell of a task that runs for a while, and give back what waits behind it."""
+        """Tell of a task that runs for a while, give it its directory, and give back what waits behind it."""
         while True:
-            with self.changed:
-                while self.current is None:
-                    self.changed.wait()
-                job, began, clock = self.current
-                age = time.monotonic() - clock
-                if age < PATIENCE_S:
-                    self.changed.wait(PATIENCE_S - age if age >= FLUSH_S else FLUSH_S - age + 1e-4)
-                    age = time.monotonic() - clock
-                else:
-                    self.changed.wait()
-                if self.current is not None and self.current[0] == job and age >= FLUSH_S:
-                    if age >= PATIENCE_S:
-                        self.give_back(None)
-                    started = None if self.told == job else (job, began)
-                    self.told = job
-                    if started or self.returned:
-                        self.flush(started)
+            with self.lock:
+                while (current := self.current) is None:
+                    self.park()
+                age = time.monotonic() - current[2]
+            if age < FLUSH_S:
+                time.sleep(FLUSH_S - age + 1e-4)
+                continue
+            with contextlib.suppress(OSError):  # met again, and told, when the task ends
+                self.stage.materialise()
+            self.flush(current[:2])
+            with self.lock:
+                while self.current is current and (age := time.monotonic() - current[2]) < PATIENCE_S:
+                    self.park(PATIENCE_S - age)
+                if self.current is current:
+                    self.give_back(None)
+            self.flush()
+            with self.lock:
+                while self.current is current:
+                    self.park()
+
+    def park(self, timeout: float | None = None) -> None:
+        """The watch waits until something else is current."""
+        self.parked = True
+        self.changed.wait(timeout)
+        self.parked = False
+
+    def set_current(self, current: tuple[int, float, float] | None) -> None:
+        with self.lock:
+            self.current = current
+            if self.parked:
+                self.changed.notify_all()
 
     def give_back(self, job: int | None) -> None:
-        keep = [item for item in self.queue if item[0] != "run" or job not in (None, item[1][0])]
-        self.returned += [item[1][0] for item in self.queue if item not in keep]
-        self.queue = deque(keep)
+        keep: deque[Any] = deque()
+        for item in self.queue:
+            if item[0] in ("extract", "look") or job not in (None, item[0]):
+                keep.append(item)
+            else:
+                self.returned.append(item[0])
+        self.queue = keep
 
     def flush(self, started: tuple[int, float] | None = None, hello: bool = False) -> None:
-        if not (started or self.ends or self.returned or self.extracted or hello):
-            return
-        frame = marshal.dumps((started, self.ends, self.returned, self.extracted))
-        self.ends, self.returned, self.extracted = [], [], []
-        self.last_flush = time.monotonic()
-        frame = len(frame).to_bytes(4, "little") + frame
-        try:
-            while frame:
-                frame = frame[os.write(self.outlet, frame) :]
-        except BrokenPipeError:
-            pass  # the launcher is gone; the journal has it all
+        with self.lock:
+            if not (started or self.ends or self.done or self.returned or self.extracted or hello):
+                return
+            frame = marshal.dumps((started, self.ends, self.returned, self.extracted, self.done))
+            self.ends, self.returned, self.extracted, self.done = [], [], [], []
+            self.last_flush = time.monotonic()
+            frame = len(frame).to_bytes(4, "little") + frame
+            try:
+                while frame:
+                    frame = frame[os.write(self.outlet, frame) :]
+            except BrokenPipeError:
+                pass  # the launcher is gone; the journal has it all
 
-    def begin(self, task: Any) -> None:
-        began, clock = time.time(), time.monotonic()
-        os.write(self.journal, b"S %d %d %.6f\n" % (task[0], task[1], began))
-        self.current = task[0], began, clock
+    def note_end(self, begun: bytes = b"") -> None:
+        """Write down the last end, with what begins now, and leave it to the next flush."""
+        if self.unwritten or begun:
+            os.write(self.journal, self.unwritten + begun)
+        if self.unwritten:
+            with self.lock:
+                (self.done if len(self.untold) == 4 else self.ends).append(self.untold)
+            self.unwritten = b""
 
     def run(self, task: Any) -> None:
-        job, attempt, directory, key, parameters, info, keep_log, inputs = task
-        assert self.current is not None
-        _, began, clock = self.current
-        outcome: tuple[Any, str, bytes | None, str] = (None, "", None, "")
+        job, attempt, directory, number, parameters, data, inputs = task
+        began, clock = time.time(), time.monotonic()
+        self.note_end(record((job, attempt, began)))
+        self.set_current((job, began, clock))
+        if clock - self.last_flush > FLUSH_S:
+            self.flush()
+        value: str | bytes | None = None
+        error = note = ""
+        exception: bytes | None = None
         code = 0
         try:
-            self.enter(directory, keep_log, inputs)
-            outcome = self.call(job, directory, key, parameters, info)
+            if inputs or not self.stage.enter(directory):
+                self.enter_own(directory, attempt > 1, inputs)
+            value, note = self.call(job, directory, number, parameters, data)
         except SystemExit as stop:
             code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
             if code:
                 print(stop.code, file=sys.stderr)
-                outcome = (None, f"SystemExit: {stop.code}", None, "")
-        except BaseException as error:
+                error = f"SystemExit: {stop.code}"
+        except BaseException as raised:
             code = 1
-            text = "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
-            print(text, file=sys.stderr)
-            outcome = (None, text, _pickled(error), "")
-        self.leave()
+            error = "".join(traceback.format_exception(type(raised), raised, userapp.user_frames(raised.__traceback__)))
+            print(error, file=sys.stderr)
+            exception = userapp.pickled(raised)
+        self.flush_streams()
+        try:
+            self.stage.leave()
+        except OSError as trouble:
+            code, value = 1, None
+            error = f"{error}what this task wrote is in {self.stage.path}; it could not be moved: {trouble}"
         runtime = time.monotonic() - clock
-        written = base64.b64encode(marshal.dumps(outcome))
-        os.write(self.journal, b"E %d %d %d %.6f %.6f %b\n" % (job, attempt, code, began, runtime, written))
+        outcome = value, error, exception, note
+        self.unwritten = record((job, attempt, code, began, runtime, outcome))
+        plain = code == 0 and not (error or note)
+        self.untold = (job, began, runtime, value) if plain else (job, code, began, runtime, outcome)
         self.clean_up()
-        with self.changed:
-            self.current = None
-            self.ends.append((job, code, began, runtime, outcome))
-            if time.monotonic() - self.last_flush > FLUSH_S:
-                self.flush()
 
-    def enter(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
+    def enter_own(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
         files.make(directory)
-        os.chdir(directory)
-        if keep_log:
-            files.rotate()
+        self.stage.enter_own(directory, files.rotate if keep_log else None)
         for name, source, content in inputs:
             files.write(name, source, content)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        log = os.open("job.out", flags, 0o666)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
-        if self.split_stderr:
-            log = os.open("job.err", flags, 0o666)
-            os.dup2(log, 2)
-            os.close(log)
 
     def close_private(self) -> None:
         for fd in (self.inlet, self.outlet, self.journal):
             os.close(fd)
 
+    def export(self) -> None:
+        """Have processes that the task starts inherit its mark. Seldom needed, and dear: so not done for each task."""
+        if b"BALSAM_JOB_ID" in self.variables:
+            os.putenv(b"BALSAM_JOB_ID", self.variables[b"BALSAM_JOB_ID"])
+            self.exported = True
+
     def clean_up(self) -> None:
         """Undo what the task did to the process, so that the next one finds it as this one did."""
-        self.leave()
-        for fd in (0, 1, 2):  # also a descriptor the task has closed
-            os.dup2(self.null, fd)
-        if os.environ != self.environment:
+        if self.variables != self.environment:
             os.environ.clear()
-            os.environ.update(self.environment)
+            os.environ.update({os.fsdecode(name): os.fsdecode(value) for name, value in self.environment.items()})
+        if self.exported:  # no task sees the mark of another
+            os.unsetenv(b"BALSAM_JOB_ID")
+            self.exported = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self.handlers.items():
-            if signal.getsignal(number) != handler:
+        for number, handler in self.handlers:
+            if _handler(number) is not handler:
                 signal.signal(number, handler)
+        self.stage.reset()
+        if sys.stdout is not self.stdout or self.stdout.closed or sys.stderr is not self.stderr or self.stderr.closed:
+            self.open_streams()
+
+    def open_streams(self) -> None:
         for name, fd in (("stdout", 1), ("stderr", 2)):
-            if getattr(sys, name) is not getattr(sys, f"__{name}__") or getattr(sys, name).closed:
-                stream = open(fd, "w", buffering=1, closefd=False)  # noqa: SIM115
-                setattr(sys, name, stream)
-                setattr(sys, f"__{name}__", stream)
-        os.chdir("/")
+            stream = open(fd, "w", buffering=1, closefd=False)  # noqa: SIM115
+            setattr(self, name, stream)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
-    def leave(self) -> None:
+    def flush_streams(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
+            try:  # noqa: SIM105 (this runs for every task, and `suppress` costs more than the flush)
                 stream.flush()
+            except (OSError, ValueError):
+                pass
 
-    def app(self, key: int) -> App:
+    def app(self, key: int) -> Any:
         if key not in self.apps:
-            self.apps[key] = App(*self.records[key])
+            self.apps[key] = userapp.App(*self.records[key])
         return self.apps[key]
 
     def call(
-        self, job: int, directory: str, key: int, parameters: str | bytes, info: str
-    ) -> tuple[Any, str, bytes | None, str]:
+        self, job: int, directory: str, number: int, parameters: str | bytes, data: str | None
+    ) -> tuple[str | bytes | None, str]:
+        key, tags = self.calls[number]
         app = self.app(key)
         given = decode(parameters)
-        os.environ["BALSAM_JOB_ID"] = str(job)
-        details = SimpleNamespace(id=job, workdir=Path(directory), parameters=given, **decode(info))
-        value = app.call(details, given)
+        self.variables[b"BALSAM_JOB_ID"] = self.environment[b"BALSAM_JOB_ID"] = b"%d" % job
+        value = app.call(userapp.Job(job, given, tags, data, directory), given)
         note = ""
         if app.outputs:
-            self.leave()
+            self.flush_streams()
+            self.stage.materialise()
             found, note = extract(directory, app.outputs)
             value = {**found, **(value if isinstance(value, dict) else {} if value is None else {"value": value})}
-        return (None if value is None else encode(value)), "", None, note
+        return (None if value is None else encode(value)), note
 
     def read_outputs(self, job: int, directory: str, key: int) -> None:
+        self.note_end()
+        self.set_current(None)
+        self.stage.close()
         try:
             values, note = extract(directory, self.app(key).outputs)
             value: str | bytes | None
-            value, note = encoded(values, note)
+            value, note = userapp.encoded(values, note)
         except BaseException as error:
             value, note = None, f"{type(error).__name__}: {error}"
-        with self.changed:
+        with self.lock:
             self.extracted.append((job, value, note))
-
-
-def _users(trace: Any) -> Any:
-    """The traceback without this file's frames on top."""
-    inner = trace
-    while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
-        inner = inner.tb_next
-    return inner or trace
-
-
-def _pickled(error: BaseException) -> bytes | None:
-    try:
-        import cloudpickle
-
-        error = error.with_traceback(None)
-        return bytes(cloudpickle.dumps(error))
-    except Exception:
-        return None  # the text of the traceback says it too
 
 
 if __name__ == "__main__":
