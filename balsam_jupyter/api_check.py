@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from .errors import BadInput, listing, nearest
-from .models import AllocationRequest, Resources, SiteRecord
+from .models import AllocationRequest, AppRecord, JobCommon, Resources, SiteRecord
 
 JOB_MODES = ("mpi", "serial")
 
@@ -87,6 +87,14 @@ def parent_failure(choice: object) -> str:
     if choice not in ("fail", "wait"):
         raise BadInput(f"on_parent_failure is 'fail' or 'wait', not {choice!r}.")
     return str(choice)
+
+
+def job_common(
+    app: AppRecord, wants: Resources, tags: Mapping[str, str], max_retries: object, on_parent_failure: object
+) -> JobCommon:
+    """What the jobs of one submission share, checked."""
+    again, failure = retries(max_retries), parent_failure(on_parent_failure)
+    return JobCommon(app.id, app.version, wants, tags, max_retries=again, on_parent_failure=failure)
 
 
 def transfer_map(transfers: object) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import codec
-from .api_check import job_ids, parent_failure, resources, retries, text_map, transfer_map, workdir_below
+from .api_check import job_common, job_ids, parent_failure, resources, retries, text_map, transfer_map, workdir_below
 from .api_query import Field, Model
 from .api_query import Query as ModelQuery
 from .api_site import Site, existing_site
@@ -253,9 +253,8 @@ class Job(Model):
         """What the engine stores, checked; jobs with equal resources and tags share them."""
         tags, wants = text_map("tags", self.tags), self._resources()
         app = self._site.app(self.app_id)
-        again, failure = retries(self.max_retries), parent_failure(self.on_parent_failure)
-        common = JobCommon(app.id, app.version, wants, tags, max_retries=again, on_parent_failure=failure)
-        common = shared.setdefault((app.id, repr(wants), tuple(sorted(tags.items())), again, failure), common)
+        common = job_common(app, wants, tags, self.max_retries, self.on_parent_failure)
+        common = shared.setdefault(repr(common), common)
         parameters, folder = codec.encode(self._checked_parameters()), workdir_below(self.workdir)
         parents, files = job_ids(self.parent_ids), transfer_map(self.transfers)
         return JobSpec(common, parameters, folder, None, self.data or None, parents, files or None)

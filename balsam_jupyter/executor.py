@@ -11,22 +11,12 @@ from typing import Any
 
 from . import codec
 from .api import BatchJob, Site, current_site, open_site
-from .api_check import (
-    allocation_request,
-    job_ids,
-    layout,
-    parent_failure,
-    resources,
-    retries,
-    text_map,
-    transfer_map,
-    workdir_below,
-)
+from .api_check import allocation_request, job_common, job_ids, layout, resources, text_map, transfer_map, workdir_below
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
 from .ensemble import LONE_TASKS, Ensemble, find_ensemble, slug, submit_sweep
 from .errors import BadInput, ExecutorException, NotFound, Unsupported
-from .models import AppRecord, JobCommon, JobRow, JobSpec, Query, Resources
+from .models import AppRecord, JobRow, JobSpec, Query, Resources
 from .task import BalsamTask, Follower
 
 log = logging.getLogger(__name__)
@@ -252,8 +242,7 @@ class BalsamExecutor:
         if app_args is not None and not isinstance(app_args, Mapping):
             raise BadInput(f"app_args is a mapping of the app's parameters such as {{'T': 300}}, not {app_args!r}.")
         parameters = codec.encode(check_parameters(app, app_args or {}))
-        again, failure = retries(max_retries), parent_failure(on_parent_failure)
-        common = JobCommon(app.id, app.version, wants, words, max_retries=again, on_parent_failure=failure)
+        common = job_common(app, wants, words, max_retries, on_parent_failure)
         spec = JobSpec(common, parameters, folder, None, None, job_ids(parent_ids), transfer_map(transfers) or None)
         if dry_run:
             return self._dry_run(app, folder, spec)
@@ -317,10 +306,7 @@ class BalsamExecutor:
         wants = self._resources(
             num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, extra_args
         )
-        again, failure = retries(max_retries), parent_failure(on_parent_failure)
-        common = JobCommon(
-            app.id, app.version, wants, text_map("tags", tags), max_retries=again, on_parent_failure=failure
-        )
+        common = job_common(app, wants, text_map("tags", tags), max_retries, on_parent_failure)
         files = transfer_map(transfers) or None
         return submit_sweep(self.site, self._follower, app, sweep, name, common, job_ids(parent_ids), files)
 

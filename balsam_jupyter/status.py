@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _LIVE = ("pending_submission", "queued", "running")
 _WAITING = tuple(state for state, task in TASK_STATE.items() if task == "WAITING")
+_PROCESSED = ("READY", "STAGED_IN", "RUN_ERROR", "RUN_TIMEOUT")
 _SHOWN = 6
 ASK = "Ask for one: %balsam_allocate -n 1 -t 10, or exctr.submit_allocation(site_id, num_nodes=1, wall_time_min=10)."
 
@@ -126,6 +127,8 @@ def _why(
     sample = next(iter(engine.jobs(Query(ensemble=ensemble, states=tuple(RUNNABLE), limit=1))), None)
     if sample is None and engine.count(Query(ensemble=ensemble, states=("AWAITING_PARENTS",))):
         return "its tasks wait for their parents to finish.", False
+    if sample is None and engine.count(Query(ensemble=ensemble, states=_PROCESSED)):
+        return "their hooks and transfers come first, and run now.", False
     reasons = [_cannot(sample, one) for one in fitting] if sample is not None else []
     if reasons and all(reasons):
         return f"{reasons[0]}. {ASK}", True

@@ -6,66 +6,17 @@ import contextlib
 import os
 import random
 import signal
-import sqlite3
-import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from balsam_jupyter.codec import decode, encode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
-from balsam_jupyter.models import TERMINAL, AllocationRequest, AppRecord, JobCommon, JobSpec, Parameter, Query
+from balsam_jupyter.models import AllocationRequest, AppRecord, JobCommon, JobSpec, Parameter, Query
 
 from .engine_site import wait_until
 from .processes import children_of, is_running, launchers, slot_processes
-
-# Writes its start and its end to the witness in one short append each.
-WITNESS = """
-import os, sys, time
-path, number, seconds = sys.argv[1], sys.argv[2], float(sys.argv[3])
-fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-os.write(fd, f"start {number} {os.getpid()}\\n".encode())
-time.sleep(seconds)
-os.write(fd, f"end {number} {os.getpid()}\\n".encode())
-"""
-
-
-def witness_sweep(engine: EmbeddedEngine, witness: Path, tasks: int, seconds: float) -> None:
-    script = witness.with_suffix(".py")
-    script.write_text(WITNESS)
-    app = AppRecord(
-        "Witness",
-        "shell",
-        "1",
-        {"n": Parameter()},
-        command_template=f"{sys.executable} -I -S {script} {witness} {{{{ n }}}} {seconds}",
-    )
-    common = JobCommon(engine.register(app))
-    engine.submit(JobSpec(common, encode({"n": n}), f"w/{n}") for n in range(tasks))
-
-
-def ends(engine: EmbeddedEngine) -> int:
-    return sum(number for state, number in engine.count(Query()).items() if state in TERMINAL)
-
-
-def check_witness(witness: Path, tasks: int) -> Counter[str]:
-    """Every task ended; no two runs of one task overlapped. Returns the starts of each."""
-    running: dict[str, str] = {}
-    starts: Counter[str] = Counter()
-    finished = set()
-    for line in witness.read_text().splitlines():
-        kind, number, pid = line.split()
-        if kind == "start":
-            if number in running:
-                assert not is_running(int(running[number])), f"task {number} ran twice at a time"
-            running[number] = pid
-            starts[number] += 1
-        else:
-            assert running.pop(number) == pid, f"an earlier run of task {number} was still there"
-            finished.add(number)
-    assert len(finished) == tasks
-    return starts
+from .witness import check_witness, ends, is_free, probe, witness_sweep
 
 
 @pytest.mark.parametrize("tasks, kills, seed", [(500, 10, 1)])
@@ -158,18 +109,15 @@ def test_a_launcher_stopped_inside_a_transaction_is_ended_and_others_go_on(engin
     wait_until(engine, lambda: ends(engine) >= 4)
     # Stop it at a moment when it holds the store: try until a write of ours cannot begin.
     [pid] = launchers(allocation.id, engine.path)
-    probe = sqlite3.connect(Path(engine.path) / "balsam.db", timeout=0, isolation_level=None)
+    store = probe(engine)
     for _ in range(20_000):
         os.kill(pid, signal.SIGSTOP)
-        try:
-            probe.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
+        if not is_free(store):
             break
-        probe.execute("ROLLBACK")
         os.kill(pid, signal.SIGCONT)
     else:
         pytest.fail("the launcher was never caught inside a transaction")
-    probe.close()
+    store.close()
     wait_until(engine, lambda: not is_running(pid) or engine.update(Query(ids=(0,)), "USER_KILLED") == 0)
     wait_until(engine, lambda: ends(engine) == 40)
     assert set(check_witness(tmp_path / "witness", 40).values()) == {1}

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Job, Site
 from balsam_jupyter.api import EventLog
 from balsam_jupyter.errors import TaskFailed
-from balsam_jupyter.models import TERMINAL
-
-from .processes import is_running, marked, processors
 
 SOON = 60.0
 BEFORE = ["CREATED", "READY", "STAGED_IN", "PREPROCESSED"]
@@ -43,14 +37,6 @@ def error(job: Job) -> str:
 
 def log(site: Site, job: Job) -> str:
     return (job.resolve_workdir(site.data_path) / "balsam.log").read_text()
-
-
-def seen(site: Site, holds: Callable[[], object]) -> None:
-    """Until something of the machine's processes holds, which no change of the store tells of."""
-    deadline = time.monotonic() + SOON
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to hold"
-        site.engine.events(site.engine.events("now").cursor, 0.05)
 
 
 # -- the examples of Balsam's documentation ----------------------------------------------------------------------------
@@ -291,91 +277,6 @@ def test_a_hook_that_goes_wrong_fails_its_job(exctr, site, allocation, how, matc
     assert "well" in log(site, jobs[0])
 
 
-class Hanging(ApplicationDefinition):
-    command_template = "true"
-
-    def preprocess(self):
-        import subprocess
-
-        if self.job.data:
-            subprocess.run(["sleep", self.job.data["seconds"]])
-
-
-def test_a_hook_that_hangs_holds_no_other_and_can_be_killed(exctr, site, allocation):
-    exctr.register_app(Hanging)
-    seconds = f"600.{os.getpid()}"
-    stuck = Job.objects.create(app_id="Hanging", workdir="stuck", data={"seconds": seconds})
-    seen(site, lambda: marked(seconds))
-    others = [Job(app_id="Hanging", workdir=f"o{n}") for n in range(20)]
-    Job.objects.bulk_create(others)
-    assert not Job.objects.wait(others, SOON).not_done and stuck.done() is False
-    [sleep] = marked(seconds)
-    stuck.state = "USER_KILLED"
-    stuck.save()
-    stuck.wait(SOON)
-    assert stuck.state == "USER_KILLED" and not is_running(sleep)
-    assert path(stuck) == ["CREATED", "READY", "USER_KILLED"]
-
-
-def test_jobs_that_wait_for_a_hook_are_killed_and_deleted(exctr, site):
-    exctr.register_app(Hanging)
-    seconds = f"601.{os.getpid()}"
-    stuck = [Job(app_id="Hanging", workdir=f"s{n}", data={"seconds": seconds}) for n in range(5)]
-    Job.objects.bulk_create(stuck)
-    seen(site, lambda: len(marked(seconds)) == 2)  # as many as there are cores
-    assert Job.objects.filter(id=[job.id for job in stuck]).update(state="USER_KILLED") == 5
-    assert not Job.objects.wait(stuck, SOON).not_done
-    assert Job.objects.filter(workdir="s4").delete() == 1 and not marked(seconds)
-
-
-def test_a_processor_that_dies_in_mid_hook(exctr, site, allocation):
-    exctr.register_app(Hanging)
-    seconds = f"602.{os.getpid()}"
-    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
-    seen(site, lambda: marked(seconds))
-    [first], [sleep] = processors(site.path), marked(seconds)
-    os.kill(first, signal.SIGKILL)
-    seen(site, lambda: set(marked(seconds)) - {sleep})
-    assert not is_running(sleep), "two hooks of one job never run at a time"
-    [second] = processors(site.path)
-    assert second != first and job.done() is False
-    for pid in marked(seconds):
-        os.kill(pid, signal.SIGTERM)  # its hook goes on
-    job.wait(SOON)
-    assert job.state == "JOB_FINISHED" and path(job) == [*BEFORE, *RAN]
-
-
-def test_a_processor_that_is_told_to_stop_gives_its_jobs_back(exctr, site):
-    exctr.register_app(Hanging)
-    seconds = f"603.{os.getpid()}"
-    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
-    seen(site, lambda: marked(seconds))
-    [first], [sleep] = processors(site.path), marked(seconds)
-    os.kill(first, signal.SIGTERM)
-    seen(site, lambda: set(marked(seconds)) - {sleep})
-    assert not is_running(first) and not is_running(sleep)
-    job.state = "USER_KILLED"
-    job.save()
-    job.wait(SOON)
-
-
-def test_there_is_one_processor_and_it_ends(exctr, site, until):
-    exctr.register_app(Hanging)
-    jobs = [Job.objects.create(app_id="Hanging", workdir=f"w{n}") for n in range(10)]
-    until(lambda: all(job.state == "PREPROCESSED" for job in Job.objects.all()))
-    assert len(processors(site.path)) == 1 and len(jobs) == 10
-    seen(site, lambda: not processors(site.path))
-    assert "ending: nothing to do" in (Path(site.path) / "log" / "processor.log").read_text()
-
-
-def test_apps_without_hooks_start_no_processor(exctr, site, allocation):
-    class Plain(ApplicationDefinition):
-        command_template = "true"
-
-    assert run(exctr, Plain).state == "JOB_FINISHED"
-    assert not processors(site.path) and not (Path(site.path) / "run" / "processor.lock").exists()
-
-
 # -- retries by hand ---------------------------------------------------------------------------------------------------
 
 
@@ -396,13 +297,3 @@ def test_a_job_whose_preprocess_failed_is_prepared_again(exctr, tmp_path, alloca
     job.save()
     job.wait(SOON)
     assert path(job) == ["CREATED", "READY", "STAGED_IN", "FAILED", "READY", "STAGED_IN", "PREPROCESSED", *RAN]
-
-
-def test_the_task_sees_the_states(exctr: BalsamExecutor, allocation: BatchJob, until) -> None:
-    exctr.register_app(Hanging)
-    task = exctr.submit(app_name="Hanging")
-    task.wait(SOON)
-    assert task.state == "FINISHED" and task.process.state in TERMINAL
-    ensemble = exctr.submit_sweep("Hanging", [{}, {}], name="e")
-    ensemble.wait(SOON)
-    assert ensemble.counts()["FINISHED"] == 2

@@ -66,6 +66,11 @@ class Driver:
         return told
 
 
+def written(journal: Path) -> bytes:
+    """What a journal holds, without the room behind it."""
+    return journal.read_bytes().rstrip(b"\0") if journal.exists() else b""
+
+
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
     made = Driver(tmp_path_factory.mktemp("session-1"))
@@ -76,15 +81,16 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(doings=st.lists(DOINGS, min_size=1, max_size=8), cut=st.floats(0, 1))
+@given(doings=st.lists(DOINGS, min_size=1, max_size=8), cut=st.floats(0, 1), room=st.integers(0, 100))
 def test_ends_are_read_as_they_were_told(
-    driver: Driver, tmp_path: Path, doings: list[tuple[str, Any]], cut: float
+    driver: Driver, tmp_path: Path, doings: list[tuple[str, Any]], cut: float, room: int
 ) -> None:
-    before = driver.journal.stat().st_size if driver.journal.exists() else 0
+    before = len(written(driver.journal))
     first = driver.next
     told = driver.work(doings)
     journal = read(driver.journal)
     assert journal.alive and not journal.orphaned
+    assert journal.pid == driver.channel.process.pid
     for (how, value), (one, (code, began, runtime, outcome)) in zip(doings, sorted(told.items()), strict=True):
         found = journal.ends[one, 1]
         assert found[0] == code == {"return": 0, "raise": 1, "exit": 3}[how]
@@ -94,10 +100,11 @@ def test_ends_are_read_as_they_were_told(
             assert decode(found[3][0]) == value
         elif how == "raise":
             assert decode(found[3][2]).args == (value,)
-    # A file cut anywhere holds a beginning of what happened: starts in order, and an end only behind its start.
-    text = driver.journal.read_bytes()
+    # A file cut anywhere, also with room behind it, holds a beginning of what happened: starts in order, and an end
+    # only behind its start.
+    text = written(driver.journal)
     part = tmp_path / "part.worker"
-    part.write_bytes(text[: before + int(cut * (len(text) - before))])
+    part.write_bytes(text[: before + int(cut * (len(text) - before))] + bytes(room))
     cut_off = read(part)
     starts = [job for job, _ in cut_off.starts if job >= first]
     assert starts == list(range(first, first + len(starts)))

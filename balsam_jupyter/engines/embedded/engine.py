@@ -35,6 +35,7 @@ from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
 from .store import Store, flow, jobs, records, submission, work
+from .store.schema import StoreBusy
 
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
 
@@ -55,7 +56,7 @@ class EmbeddedEngine:
         self._ears: list[Listener] = []
         self._care = threading.Lock()
         self._last_care = 0.0
-        self._recovery = Recovery(self.path, self.store, self.bell)
+        self._recovery = Recovery(self.path, self.store, self.bell, settings.stopped_after_s)
         self.look_after()
 
     @classmethod
@@ -239,15 +240,20 @@ class EmbeddedEngine:
             return
         try:
             self._last_care = now
-            if work.unclosed_sessions(self.store.con):
-                self._recovery.sweep()
-            ensure(self.path, self.store)
-            if records.allocations(self.store.con, unended=True):
-                ended = scheduler.reconcile(self.path, self.store)
-                if scheduler.start_waiting(self.path, self.store, self.settings) or ended:
-                    self.bell.ring()
+            self._care_for_site()
+        except StoreBusy:
+            pass  # locked, or its disk is full: what is there can be read all the same
         finally:
             self._care.release()
+
+    def _care_for_site(self) -> None:
+        if work.unclosed_sessions(self.store.con):
+            self._recovery.sweep()
+        ensure(self.path, self.store)
+        if records.allocations(self.store.con, unended=True):
+            ended = scheduler.reconcile(self.path, self.store)
+            if scheduler.start_waiting(self.path, self.store, self.settings) or ended:
+                self.bell.ring()
 
     # -- allocations --------------------------------------------------------------------------------------
 
@@ -292,6 +298,7 @@ class EmbeddedEngine:
                 break
             if time.monotonic() > deadline:
                 return False
+            self.look_after()  # its launcher may be stopped
             ear.wait(0.05)  # the lock's release rings no bell
         scheduler.reconcile(self.path, self.store)
         while self._recovery.sweep(allocation_id, stopping=True, grace_s=self.settings.grace_period_s):

@@ -1,11 +1,13 @@
 """What slot processes write down and takeovers read: an entry for each start and each end.
 
-A spawner writes lines: ``S id attempt time``, ``E id attempt code time runtime [outcome]``, ``O``. A worker writes a
-length (4 bytes) and a marshalled tuple: (id, attempt, time), (id, attempt, code, time, runtime, outcome), ().
+A spawner writes lines: ``P pid`` first, ``S id attempt time clock``, ``N id attempt`` (a start taken back), ``E id
+attempt code time runtime [outcome]``, ``O``. A worker writes a length (4 bytes), a marshalled tuple and a byte that
+ends it: (pid,) first, (id, attempt, time, clock), (id, attempt, code, time, runtime, outcome), ().
 
-Entries live in the page cache the moment they are written, so they survive SIGKILL of any process.
-A slot process holds `flock` on its journal for as long as it lives, and writes ``O`` (or the empty tuple) when it has
-seen that its launcher is gone and will start nothing more.
+Entries live in the page cache the moment they are written, so they survive SIGKILL of any process. One without its
+last byte was never written down. Room taken in advance, so that an end can be written on a full disk, is zeros behind
+the last entry. A slot process holds `flock` on its journal for as long as it lives, and writes ``O`` (or the empty
+tuple) when it has seen that its launcher is gone and will start nothing more.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import marshal
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +26,18 @@ class Journal:
     """One slot process's journal as read: jobs by (id, attempt)."""
 
     path: Path
+    pid: int = 0
     alive: bool = False
     orphaned: bool = False
     starts: dict[tuple[int, int], float] = field(default_factory=dict)
+    clocks: dict[tuple[int, int], float] = field(default_factory=dict)
+    """CLOCK_MONOTONIC at the starts: the time of day may be set back."""
     ends: dict[tuple[int, int], tuple[int, float, float, Any]] = field(default_factory=dict)
     """Return code, start time, runtime (s), and what a Python app came to: (value, error, exception)."""
+
+    def ran_s(self, key: tuple[int, int]) -> float:
+        """For how long a task that has no end here may have run, until now."""
+        return max(0.0, time.monotonic() - self.clocks[key])
 
 
 def journal_path(session_folder: Path, slot: int, number: int, kind: str) -> Path:
@@ -45,8 +55,13 @@ def read(path: Path) -> Journal:
         kind, *words = line.split(b" ")
         if kind == b"O":
             journal.orphaned = True
+        elif kind == b"P":
+            journal.pid = int(words[0])
         elif kind == b"S":
             journal.starts[int(words[0]), int(words[1])] = float(words[2])
+            journal.clocks[int(words[0]), int(words[1])] = float(words[3])
+        elif kind == b"N":
+            del journal.starts[int(words[0]), int(words[1])]
         elif kind == b"E":
             outcome = marshal.loads(base64.b64decode(words[5])) if len(words) > 5 else None
             journal.ends[int(words[0]), int(words[1])] = int(words[2]), float(words[3]), float(words[4]), outcome
@@ -55,15 +70,18 @@ def read(path: Path) -> Journal:
 
 def _read_worker(journal: Journal, content: bytes) -> None:
     at = 0
-    while (start := at + 4) <= len(content):
-        at = start + int.from_bytes(content[at:start], "little")
-        if at > len(content):  # never written to its end
+    while size := int.from_bytes(content[at : at + 4], "little"):
+        start, end = at + 4, at + 4 + size
+        at = end + 1
+        if content[end:at] != b"\n":
             return
-        entry = marshal.loads(content[start:at])
-        if len(entry) == 3:
-            journal.starts[entry[0], entry[1]] = entry[2]
-        elif entry:
+        entry = marshal.loads(content[start:end])
+        if len(entry) == 6:
             journal.ends[entry[0], entry[1]] = entry[2:]
+        elif len(entry) == 4:
+            journal.starts[entry[0], entry[1]], journal.clocks[entry[0], entry[1]] = entry[2:]
+        elif entry:
+            journal.pid = entry[0]
         else:
             journal.orphaned = True
 
@@ -72,7 +90,7 @@ def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock on this file."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look must not mistake each other for it
     except BlockingIOError:
         return True
     except FileNotFoundError:

@@ -1,16 +1,20 @@
-"""Taking over from launchers that died: nothing that ended is run again, nothing runs twice at a time.
+"""Taking over from launchers that died or were stopped: nothing that ended is run again, nothing runs twice at a time.
 
-A session whose lock can be had is dead. It is fenced first, so that nothing of it can be written any
-more. Its slot processes take no more jobs when they see their pipe close; each sees its one task through
-and writes down the end, and until then the job stays RUNNING. What the journals say is committed; a job
-whose slot process died without writing its end is ended and made RESTART_READY; the rest was never begun.
+A session whose lock can be had is dead; one that is stopped (SIGSTOP) and whose heart has not beaten for
+`stopped_after_s` is treated alike. It is fenced first, so that nothing of it can be written any more. Its
+slot processes take no more jobs when they see their pipe close, or are told so by SIGUSR1; each sees its
+one task through and writes down the end, and until then the job stays RUNNING. What the journals say is
+committed; a job whose slot process died without writing its end is ended and made RESTART_READY; the rest
+was never begun. A slot process that starts in a fenced session finds the file ``fenced`` and takes no jobs.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ...codec import encode
@@ -20,86 +24,160 @@ from .journal import Journal, is_locked, read
 from .launcher.ending import handed_on, log_tail, settle_stage
 from .launcher.placement import Place, place_file
 from .launcher.reading import read_outputs
-from .sessions import process_mark, session_folder, session_mark, task_mark, try_lock
+from .sessions import (
+    held_lock,
+    is_full,
+    last_beat,
+    lived_s,
+    process_mark,
+    session_folder,
+    session_mark,
+    task_mark,
+    try_lock,
+)
 from .store import Store, flow, records, work
+from .store.schema import StoreBusy
 from .store.work import End, Work
 
 _PATIENCE_S = 2.0  # for a slot process to notice that its launcher is gone
+_STEP_S = 2.0  # time between two looks counts up to here: the looker may have been stopped or asleep itself
+_YOUNG_S = 60.0  # a launcher that dies before may have died of a task that was there before it
 
 
 class Recovery:
-    """Sweeps a site for dead sessions; any process that has the site open may do it at any time."""
+    """Sweeps a site for dead and stopped sessions; any process that has the site open may do it at any time.
 
-    def __init__(self, site: Path, store: Store, bell: Bell) -> None:
+    `stopped_after_s` counts on `clock`, and only while this process looks, about once a second.
+    """
+
+    def __init__(
+        self,
+        site: Path,
+        store: Store,
+        bell: Bell,
+        stopped_after_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.site, self.store, self.bell = site, store, bell
+        self.stopped_after_s, self.clock = stopped_after_s, clock
+        self._silent: dict[int, tuple[bytes, float, float]] = {}  # session: beat, when looked, seconds without another
         self._ending: set[tuple[str, int]] = set()  # orphans being ended: session, job
 
     def sweep(self, allocation_id: int | None = None, stopping: bool = False, grace_s: float = 0.5) -> int:
-        """Settle dead sessions; the number of this allocation's tasks that run on without a launcher.
+        """Settle sessions without a launcher; the number of this allocation's tasks that run on.
 
         With `stopping`, those are ended too (SIGTERM, after `grace_s` SIGKILL).
+
+        Raises
+        ------
+        StoreBusy
+            If nothing can be written now, neither to the store nor beside it.
         """
+        try:
+            return self._sweep(allocation_id, stopping, grace_s)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise StoreBusy(f"The disk that holds {self.site} is full; make room.") from None
+
+    def _sweep(self, allocation_id: int | None, stopping: bool, grace_s: float) -> int:
         orphans = 0
         for session, batch_job_id in work.unclosed_sessions(self.store.con):
             folder = session_folder(self.site, session)
             folder.mkdir(parents=True, exist_ok=True)
-            lock = try_lock(folder / "lock")
-            if lock is None:
-                continue
-            try:
-                ours = batch_job_id == allocation_id
-                alive = self._settle(session, folder, grace_s if ours and stopping else None)
-                orphans += alive if ours else 0
-            finally:
-                os.close(lock)
+            with held_lock(folder / "lock") as dead:
+                if not dead and not self._has_stopped(session, batch_job_id, folder):
+                    continue
+                with held_lock(folder / "heir") as mine:
+                    if mine:  # no other process is at it
+                        ours = batch_job_id == allocation_id
+                        alive = self._settle(
+                            session, batch_job_id, folder, grace_s if ours and stopping else None, dead
+                        )
+                        orphans += alive if ours else 0
         return orphans
 
-    def _settle(self, session: int, folder: Path, grace_s: float | None) -> int:
+    def _has_stopped(self, session: int, batch_job_id: int | None, folder: Path) -> bool:
+        """Whether a living launcher has been stopped for long."""
+        pid, state = work.session(self.store.con, session)
+        if state != "open":
+            if self._is_over(batch_job_id) and processes.is_stopped(pid):
+                processes.send([pid], signal.SIGKILL)  # it keeps nodes, and cannot be asked to go
+            return True
+        beat, now = last_beat(folder), self.clock()
+        before, looked, silent = self._silent.get(session, (beat, now, 0.0))
+        silent = silent + min(now - looked, _STEP_S) if beat == before else 0.0
+        self._silent[session] = beat, now, silent
+        return silent >= self.stopped_after_s and processes.is_stopped(pid)
+
+    def _is_over(self, batch_job_id: int | None) -> bool:
+        """Whether an allocation was revoked, or has used its wall time; a processor has none."""
+        if batch_job_id is None:
+            return True
+        allocation = records.allocation(self.store.con, batch_job_id)
+        return allocation.state != "running" or allocation.remaining_s == 0.0
+
+    def _settle(self, session: int, batch_job_id: int, folder: Path, grace_s: float | None, dead: bool) -> int:
         mark = session_mark(self.site, session)
         with self.store.transaction() as con:
-            work.set_session(con, session, "fenced")
+            first = work.fence(con, session)
             kind = work.session_kind(con, session)
         if kind == "processor":
-            self._settle_processor(session, mark)
+            self._settle_processor(session, mark, dead)
             return 0
+        (folder / "fenced").touch()
         journals = self._journals(mark, folder)
         held = work.held(self.store.con, session)
         for one in (each for each in journals if each.path.suffix == ".worker" and not each.alive):
             settle_stage(self.site, one, (job for job, _ in held))
+        doomed = work.doomed(self.store.con, session)
         ends: list[End] = []
         begun: list[tuple[int, str, float]] = []
         unbegun: list[int] = []
         for job, kill_wait in held:
             key = job.id, job.attempt
             journal = next((j for j in journals if key in j.starts or key in j.ends), None)
-            if job.state == "RUN_DONE" or (journal is not None and key in journal.ends):
+            if job.id in doomed and journal is not None and journal.ends.get(key, (0,))[0] != 0:
+                _, began, runtime, _ = journal.ends[key]
+                ends.append(End(job.id, "died", job.state, began, runtime, None))
+            elif job.state == "RUN_DONE" or (journal is not None and key in journal.ends):
                 ends.append(self._ended(job, journal, kill_wait is not None, grace_s is not None))
+            elif journal is None and job.state == "RUNNING":  # the machine died, and with it what was not on its disk
+                processes.end([task_mark(mark, job.id)], 0)
+                how = "died" if kill_wait is None else "killed"
+                ends.append(End(job.id, how, job.state, time.time(), 0.0, None))
             elif journal is None:
                 unbegun.append(job.id)
             elif journal.alive:
                 if job.state != "RUNNING":
                     begun.append((job.id, job.state, journal.starts[key]))
-                if kill_wait is not None or grace_s is not None:
+                if job.id in doomed:
+                    self._end_orphan(mark, job.id, journal, 0)
+                elif kill_wait is not None or grace_s is not None:
                     wait = grace_s if kill_wait is None else None if kill_wait < 0 else kill_wait
                     self._end_orphan(mark, job.id, journal, wait)
             else:
                 processes.end([task_mark(mark, job.id), process_mark(mark, journal.path)], 0)
                 outcome = "killed" if kill_wait is not None else "timeout" if grace_s is not None else "died"
                 began = journal.starts[key]
-                ends.append(End(job.id, outcome, job.state, began, max(0.0, time.time() - began), None))
+                ends.append(End(job.id, outcome, job.state, began, journal.ran_s(key), None))
         alive = sum(journal.alive for journal in journals)
         with self.store.transaction() as con:
             work.commit_starts(con, session, begun)
             work.commit_ends(con, session, ends)
             work.release(con, session, unbegun)
-            if not alive:
+            if first and dead:
+                work.count_death(con, batch_job_id, lived_s(folder) < _YOUNG_S)
+            if dead and not alive:
                 work.set_session(con, session, "closed")
         if begun or ends or unbegun:
             self.bell.ring()
         return alive
 
-    def _settle_processor(self, session: int, mark: str) -> None:
-        """End the hooks of a dead processor; its jobs go back to the states they are stored in."""
+    def _settle_processor(self, session: int, mark: str, dead: bool) -> None:
+        """End the hooks of a dead or stopped processor; its jobs go back to the states they are stored in."""
+        if not dead:  # it keeps another from being started, and has nothing to see through
+            processes.send([work.session(self.store.con, session)[0]], signal.SIGKILL)
         processes.end([{"BALSAM_SESSION": mark}], 0)
         with self.store.transaction() as con:
             flow.give_back(con, session)
@@ -114,6 +192,7 @@ class Recovery:
             deaf = [journal for journal in journals if journal.alive and not journal.orphaned]
             if not deaf:
                 return journals
+            processes.send([journal.pid for journal in deaf if journal.pid], signal.SIGUSR1)
             if time.monotonic() > deadline:  # stopped, or hanging in C code: it must not begin another task
                 processes.end([process_mark(session, journal.path) for journal in deaf], 0)
             time.sleep(0.005)
@@ -146,9 +225,12 @@ class Recovery:
             return
         self._ending.add((session, job))
         marks = [task_mark(session, job)]
+        under: list[processes.Under] = []
         if journal.path.suffix == ".worker":  # a Python task is its warm process
             marks.append(process_mark(session, journal.path))
-        threading.Thread(target=processes.end, args=(marks, wait_time), daemon=True).start()
+        elif since := processes.began(marks):
+            under = [processes.Under(journal.pid, since)]
+        threading.Thread(target=processes.end, args=(marks, wait_time, (), under), daemon=True).start()
 
 
 def orphan_places(site: Path, store: Store, allocation_id: int) -> dict[Path, Place]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from .doorbell import site_mark
 from .store import Store, work
+
+BEAT_S = 1.0
 
 
 def session_folder(site: Path, session: int) -> Path:
@@ -40,8 +46,41 @@ def try_lock(path: Path) -> int | None:
     return fd
 
 
+def is_full(error: OSError) -> bool:
+    """Whether this is what a full disk says: what failed is to be tried again."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def held_lock(path: Path) -> Iterator[bool]:
+    """Hold the lock during the block; False if a living process has it."""
+    fd = try_lock(path)
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def last_beat(folder: Path) -> bytes:
+    """A session's latest sign of life, to be compared with an earlier one; empty before the first."""
+    try:
+        return (folder / "lock").read_bytes()
+    except OSError:
+        return b""
+
+
+def lived_s(folder: Path) -> float:
+    """For how long a session has given signs of life."""
+    began, _, last = last_beat(folder).partition(b" ")
+    return float(last) - float(began) if last else 0.0
+
+
 class Session:
-    """The life of one launcher (or processor, of no allocation). Locked before it can be seen in the store."""
+    """The life of one launcher (or processor, of no allocation). Locked before it can be seen in the store.
+
+    Its heart beats into the lock file and not into the store: a commit a second would be a disk flush a second.
+    """
 
     def __init__(self, site: Path, store: Store, batch_job_id: int | None, kind: str = "launcher") -> None:
         with store.transaction() as con:
@@ -52,6 +91,24 @@ class Session:
         assert lock is not None, "a new session's lock belongs to nobody"
         self.lock = lock
         self.mark = session_mark(site, self.id)
+        self.began = time.monotonic()
+        self.beaten = 0.0
+
+    def beat(self, store: Store) -> None:
+        """Show that this process is not stopped; to be called often, does something once a second.
+
+        Raises
+        ------
+        Fenced
+            If it had been stopped for so long that another process took over.
+        """
+        now = time.monotonic()
+        if now - self.beaten < BEAT_S:
+            return
+        work.require_open(store.con, self.id)
+        self.beaten = now
+        with contextlib.suppress(OSError):  # the disk is full
+            os.pwrite(self.lock, b"%016.3f %016.3f" % (self.began, now), 0)
 
     def close(self, store: Store) -> None:
         with store.transaction() as con:

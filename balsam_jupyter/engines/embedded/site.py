@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -21,6 +22,7 @@ from ...templates import render_text
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 SORT_ORDERS = ("large_first", "small_first", "long_large_first")
+_PATIENCE_S = 5.0
 FOLDERS = ("data", "log", "qsubmit", "run")
 MPI_LAUNCHERS = ("mpiexec", "mpirun", "srun")
 """Looked for in this order."""
@@ -59,6 +61,9 @@ SETTINGS_TEMPLATE = """\
 
 # Between SIGTERM and SIGKILL (seconds), when an allocation ends with tasks still running.
 # grace_period_s: 10
+
+# Others take over from a launcher that is stopped (SIGSTOP, a debugger) for so long (seconds).
+# stopped_after_s: 30
 
 # Write stderr to job.err instead of into job.out.
 # split_stderr: false
@@ -109,6 +114,7 @@ class Settings:
     serial_via_mpi: bool = False
     idle_time_s: float = 600.0
     grace_period_s: float = 10.0
+    stopped_after_s: float = 30.0
     split_stderr: bool = False
     transfer_locations: Mapping[str, str] = field(default_factory=dict)
 
@@ -169,10 +175,7 @@ def _locations(path: Path, value: Any) -> dict[str, str]:
 
 
 def _checked(path: Path, key: str, value: Any, default: Any) -> Any:
-    lowest = {
-        "nodes": 1, "cores_per_node": 1, "gpus_per_node": 0, "node_packing_count": 0, "idle_time_s": 0,
-        "grace_period_s": 0,
-    }  # fmt: skip
+    lowest = {"nodes": 1, "cores_per_node": 1, "stopped_after_s": 1}
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise SiteError(f"{path}: {key} must be true or false, not {value!r}.")
@@ -183,9 +186,9 @@ def _checked(path: Path, key: str, value: Any, default: Any) -> Any:
             raise SiteError(f"{path}: sort_by is {', '.join(SORT_ORDERS)}, not {value!r}.{nearest(value, SORT_ORDERS)}")
     else:
         kinds = (int,) if isinstance(default, int) else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not lowest[key] <= value < 1e9:
+        if isinstance(value, bool) or not isinstance(value, kinds) or not lowest.get(key, 0) <= value < 1e9:
             kind = "a whole number" if isinstance(default, int) else "a number"
-            raise SiteError(f"{path}: {key} must be {kind} of at least {lowest[key]}, not {value!r}.")
+            raise SiteError(f"{path}: {key} must be {kind} of at least {lowest.get(key, 0)}, not {value!r}.")
     return value
 
 
@@ -229,6 +232,18 @@ def home() -> Path:
     return Path(os.environ.get("BALSAM_JUPYTER_HOME") or user_data_path("balsam-jupyter")).expanduser().resolve()
 
 
+def _registered() -> dict[str, dict[str, Any]]:
+    """The sites by name. Read without a lock: the file is only ever replaced as a whole."""
+    file = home() / "sites.json"
+    try:
+        sites: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+        known = [(entry["id"], Path(entry["path"])) for entry in sites.values()]
+        assert len({number for number, _ in known}) == len(known)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        raise SiteError(f"{file} is damaged; correct or delete it, then open sites by path=… again.") from None
+    return sites
+
+
 @contextmanager
 def _registry() -> Iterator[dict[str, dict[str, Any]]]:
     """The sites by name, under a lock; what the block changes is written back."""
@@ -241,26 +256,36 @@ def _registry() -> Iterator[dict[str, dict[str, Any]]]:
             f"{folder} is not writable ({error.strerror}); set BALSAM_JUPYTER_HOME to one that is."
         ) from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        file = folder / "sites.json"
-        try:
-            sites = json.loads(file.read_text()) if file.exists() else {}
-            known = [(entry["id"], Path(entry["path"])) for entry in sites.values()]
-            assert len({number for number, _ in known}) == len(known)
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-            raise SiteError(f"{file} is damaged; correct or delete it, then open sites by path=… again.") from None
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SiteError(
+                        f"{lock.name} has been locked for {_PATIENCE_S:g} s, perhaps by a process that is stopped; "
+                        f"find it with: fuser {lock.name}"
+                    ) from None
+                time.sleep(0.01)
+        sites = _registered()
         before = json.dumps(sites)
         yield sites
         if json.dumps(sites) != before:
+            file = folder / "sites.json"
             fresh = file.with_suffix(".new")
-            fresh.write_text(json.dumps(sites, indent=1))
-            fresh.replace(file)
+            try:
+                fresh.write_text(json.dumps(sites, indent=1))
+                fresh.replace(file)
+            except OSError as error:
+                raise SiteError(
+                    f"{file} cannot be written ({error.strerror}); make room there and try again."
+                ) from None
 
 
 def known_sites() -> dict[str, tuple[int, Path]]:
     """Id and directory of every registered site, by name."""
-    with _registry() as sites:
-        return {name: (entry["id"], Path(entry["path"])) for name, entry in sites.items()}
+    return {name: (entry["id"], Path(entry["path"])) for name, entry in _registered().items()}
 
 
 def locate(name: str | None, path: str | None) -> tuple[int, str, Path]:
@@ -277,27 +302,39 @@ def locate(name: str | None, path: str | None) -> tuple[int, str, Path]:
         raise BadInput(
             f"{name!r} cannot name a site: use letters, digits, '.', '_' and '-', beginning with one of the first two."
         )
+    sites = _registered()
+    before = json.dumps(sites)
+    found = _place(sites, name, path)
+    if json.dumps(sites) == before:  # known: no need to wait for who registers another
+        create(found[2])
+        return found
     with _registry() as sites:
-        folder = Path(path).expanduser().resolve() if path is not None else None
-        if name is None and folder is not None:
-            name = next((n for n, e in sites.items() if Path(e["path"]) == folder), None)
-            name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "site"
-        name = name or "default"
-        known = sites.get(name)
-        if known and not Path(known["path"]).exists():  # moved or deleted: never begin an empty one unasked
-            if folder is None:
-                raise SiteError(
-                    f"The site {name!r} was at {known['path']}, which is gone: give its new place with path=…, "
-                    "or that old path to begin a new site there."
-                )
-            known["path"] = str(folder)
-        if known and folder is not None and Path(known["path"]) != folder:
-            raise BadInput(f"The site {name!r} is at {known['path']}; choose another name for {folder}.")
-        folder = folder or (Path(known["path"]) if known else home() / "sites" / name)
-        create(folder)
-        if not known:
-            known = sites[name] = {"id": 1 + max((e["id"] for e in sites.values()), default=0), "path": str(folder)}
-        return known["id"], name, folder
+        found = _place(sites, name, path)
+        create(found[2])
+        return found
+
+
+def _place(sites: dict[str, dict[str, Any]], name: str | None, path: str | None) -> tuple[int, str, Path]:
+    """Id, name and directory of the site meant; puts it among the sites if it is new or has moved."""
+    folder = Path(path).expanduser().resolve() if path is not None else None
+    if name is None and folder is not None:
+        name = next((n for n, e in sites.items() if Path(e["path"]) == folder), None)
+        name = name or re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name).strip("-.") or "site"
+    name = name or "default"
+    known = sites.get(name)
+    if known and not Path(known["path"]).exists():  # moved or deleted: never begin an empty one unasked
+        if folder is None:
+            raise SiteError(
+                f"The site {name!r} was at {known['path']}, which is gone: give its new place with path=…, "
+                "or that old path to begin a new site there."
+            )
+        known["path"] = str(folder)
+    if known and folder is not None and Path(known["path"]) != folder:
+        raise BadInput(f"The site {name!r} is at {known['path']}; choose another name for {folder}.")
+    folder = folder or (Path(known["path"]) if known else home() / "sites" / name)
+    if not known:
+        known = sites[name] = {"id": 1 + max((e["id"] for e in sites.values()), default=0), "path": str(folder)}
+    return known["id"], name, folder
 
 
 def find(site: int | str) -> str:

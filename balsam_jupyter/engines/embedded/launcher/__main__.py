@@ -14,8 +14,11 @@ from ..scheduler import LOCK_VARIABLE, PACKAGE_PARENT, start_waiting
 from ..sessions import Session
 from ..site import Settings
 from ..store import Store, records
+from ..store.schema import StoreBusy
 from ..store.work import Fenced
 from .pilot import Pilot, log
+
+START_AGAIN = 128 + signal.SIGSTOP  # an exit code after which the allocation's script starts a new launcher
 
 
 def main() -> int:
@@ -31,30 +34,45 @@ def main() -> int:
     # The loop makes thousands of objects and no cycles: looking for some after every 700 costs several percent.
     gc.freeze()
     gc.set_threshold(50_000)
-    store = Store(given.site / "balsam.db")
-    settings = Settings.read(given.site / "settings.yml")
-    if records.allocation(store.con, given.allocation).state == "pending_deletion":
-        end(given.site, store, settings, given.allocation, "revoked")
+    try:
+        store = Store(given.site / "balsam.db")
+        return launch(given.site, given.allocation, store)
+    except StoreBusy as error:
+        log.error("%s", error)
+        return START_AGAIN
+
+
+def launch(site: Path, allocation_id: int, store: Store) -> int:
+    """Run the jobs of one allocation; returns the exit code.
+
+    Raises
+    ------
+    StoreBusy
+        If the store could not be written at the beginning or the end; another launcher is to try again.
+    """
+    settings = Settings.read(site / "settings.yml")
+    if records.allocation(store.con, allocation_id).state == "pending_deletion":
+        end(site, store, settings, allocation_id, "revoked")
         return 0
-    session = Session(given.site, store, given.allocation)
-    pilot = Pilot(given.site, store, settings, session, records.allocation(store.con, given.allocation))
+    session = Session(site, store, allocation_id)
+    pilot = Pilot(site, store, settings, session, records.allocation(store.con, allocation_id))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda n, _: pilot.later(lambda: pilot.stop(f"it received {signal.Signals(n).name}")))
-    log.info("launcher of allocation %d: session %d", given.allocation, session.id)
+    log.info("launcher of allocation %d: session %d", allocation_id, session.id)
     try:
         reason = pilot.run()
     except Fenced:
         log.error("another process has taken over from this session; leaving")
-        return 0
+        return START_AGAIN
     except Exception as error:
         # The spawners see their one task through; whoever looks next takes over from this session.
         log.exception("the launcher failed")
-        where = given.site / "log" / f"qlaunch{given.allocation}.log"
-        end(given.site, store, settings, given.allocation, f"its launcher failed ({error!r}); see {where}")
+        where = site / "log" / f"qlaunch{allocation_id}.log"
+        end(site, store, settings, allocation_id, f"its launcher failed ({error!r}); see {where}")
         return 1
     pilot.close()
     session.close(store)
-    end(given.site, store, settings, given.allocation, reason)
+    end(site, store, settings, allocation_id, reason)
     pilot.bell.ring()
     pilot.bell.close()
     store.checkpoint()

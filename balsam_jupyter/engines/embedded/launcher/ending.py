@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .lines import Job
     from .pilot import Pilot
 
+_DEAF_S = 2.0  # a slot process that has not told of a task's end by then is itself stopped, or hangs
 _RETIRED = 83  # a worker's exit code; see there
 
 
@@ -207,18 +208,23 @@ class Endings:
         marks = [mine]
         asked = time.monotonic()
         told = False
+        under: list[processes.Under] = []  # what lets go of its parents is adopted by the spawner
         while not over.is_set():
+            if not under and channel.kind == "spawner" and (since := processes.began([mine])):
+                under = [processes.Under(read(channel.journal).pid, since)]
             if channel.kind == "worker" and len(marks) == 1 and (job.work.id, job.work.attempt) in _running(channel):
                 channel.killed = True  # the warm process is the task's process
                 marks.append(process_mark(self.pilot.session.mark, channel.journal))
             if job.kill_wait is not None:
-                processes.end(marks, max(0.0, asked + job.kill_wait - time.monotonic()))
-            elif not told and processes.find(marks):
-                processes.end(marks, None)
+                processes.end(marks, max(0.0, asked + job.kill_wait - time.monotonic()), under=under)
+                if time.monotonic() > asked + job.kill_wait + _DEAF_S:
+                    processes.send([read(channel.journal).pid], signal.SIGKILL)
+            elif not told and processes.find(marks, under=under):
+                processes.end(marks, None, under=under)
                 told = True  # one SIGTERM is all it gets, unless a stricter kill follows
             over.wait(0.01)
         if job.kill_wait is not None:
-            processes.end([mine], max(0.0, asked + job.kill_wait - time.monotonic()))
+            processes.end([mine], max(0.0, asked + job.kill_wait - time.monotonic()), under=under)
         self.pilot.later(lambda: self._killed(job.work.id))
 
     def _stop_reading(self, job: Job) -> None:
@@ -247,13 +253,16 @@ class Endings:
     def _end_all(self, grace_s: float, spared: list[int]) -> None:
         deadline = time.monotonic() + grace_s
         mark: list[dict[str, object]] = [{"BALSAM_SESSION": self.pilot.session.mark}]
+        under = [processes.Under(read(slot.spawner.journal).pid, 0) for slot in self.pilot.slots]
         while not self.all_over.is_set():
             left = deadline - time.monotonic()
             if left <= 0:  # an output function that hangs keeps nobody
                 spared = [slot.spawner.process.pid or 0 for slot in self.pilot.slots]
-            processes.end(mark, max(0.0, left), but=spared)
+            if left <= -_DEAF_S:
+                spared = []
+            processes.end(mark, max(0.0, left), spared, under)
             self.all_over.wait(0.02)
-        processes.end(mark, max(0.0, deadline - time.monotonic()), but=spared)
+        processes.end(mark, max(0.0, deadline - time.monotonic()), spared, under)
         self.pilot.later(lambda: None)
 
     # -- slot processes that died ------------------------------------------------------------------------
@@ -274,9 +283,9 @@ class Endings:
             elif key not in journal.starts:
                 self.pilot.take_back(job_id)
             elif channel.kind == "worker" and (job.killing or self.pilot.stopping or not channel.killed):
-                self._process_died(job, code, journal.starts[key])
+                self._process_died(job, code, journal.starts[key], journal.ran_s(key))
             else:
-                self._runner_died(job, channel, journal.starts[key])
+                self._runner_died(job, channel, journal.starts[key], journal.ran_s(key))
         for job_id in list(channel.extracting):
             if (channel.killed or code == _RETIRED) and not self.pilot.stopping and not self.pilot.jobs[job_id].killing:
                 slot.worker = None
@@ -284,9 +293,8 @@ class Endings:
             else:
                 self.extracted(job_id, None, f"the process that read the outputs died (exit code {code})")
 
-    def _process_died(self, job: Job, code: int | None, began: float) -> None:
+    def _process_died(self, job: Job, code: int | None, began: float, runtime: float) -> None:
         """A Python app took its process along: that is the end of this task alone."""
-        runtime = max(0.0, time.time() - began)
         if code == 0:  # os._exit(0): it neither returned nor raised
             self.tell(
                 End(
@@ -305,7 +313,7 @@ class Endings:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self.ended(job, code, began, runtime, (None, f"the app's process {how} before the app returned", None, ""))
 
-    def _runner_died(self, job: Job, channel: Channel, began: float) -> None:
+    def _runner_died(self, job: Job, channel: Channel, began: float, runtime: float) -> None:
         """The task may still run, but nobody will know how it ends: end it, and let it run again."""
         session = self.pilot.session.mark
         processes.end([task_mark(session, job.work.id), process_mark(session, channel.journal)], 0)
@@ -316,7 +324,7 @@ class Endings:
                 outcome,
                 job.state,
                 began,
-                max(0.0, time.time() - began),
+                runtime,
                 None,
                 None,
                 "",

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ....codec import decode
+from ..sessions import is_full
 from ..store import records
 from ..store.work import Work
 from .lines import Job, Line
@@ -67,7 +68,10 @@ class Handing:
                     tasks.append((work.id, work.attempt, directory, way.number, work.parameters, work.data, files))
                 else:
                     tasks.append(self._command(work, way))
-            except Exception as error:  # whatever is wrong with this task or its app is the end of this task alone
+            except Exception as error:
+                if isinstance(error, OSError) and is_full(error):
+                    break
+                # Whatever else is wrong with this task or its app is the end of this task alone.
                 self.pilot.endings.failed(job, f"This task could not be prepared: {error}")
             else:
                 way.channel.jobs[work.id] = None
@@ -126,9 +130,9 @@ class Handing:
     def app(self, app_id: int) -> App:
         """The app as it is now: a job started after an app was registered anew runs the new one."""
         if app_id not in self.current:
-            self.current.add(app_id)
             con = self.pilot.store.con
             changes = records.app_changes(con, app_id)
             if app_id not in self.apps or self.apps[app_id][0] != changes:
                 self.apps[app_id] = changes, self.preparer.app(records.apps(con, app_id)[0])
+            self.current.add(app_id)
         return self.apps[app_id][1]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ....models import Resources
+from ..sessions import is_full
 from ..store import work
 from .lines import Job, Line
 from .mpi import flavour, launch_line
@@ -130,7 +131,13 @@ class Partition:
         if place is None:
             return False
         slot = self.idle_slot(place)
-        slot.occupy(line, place)
+        try:
+            slot.occupy(line, place)
+        except OSError as error:
+            if not is_full(error):
+                raise
+            self.nodes.release(place)
+            return False
         line.slots.append(slot)
         self.pilot.handing.fill(slot, line)
         return True

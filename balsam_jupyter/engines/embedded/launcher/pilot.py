@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ....models import Allocation
 from ..doorbell import Bell, Listener, runtime_folder
+from ..processor.start import ensure
 from ..recovery import Recovery, orphan_places
 from ..sessions import Session
 from ..site import Settings
@@ -48,7 +49,7 @@ class Pilot:
         self.deadline = time.monotonic() + (allocation.remaining_s or 0.0)
         self.bell, self.ear = Bell(runtime_folder(site)), Listener(runtime_folder(site))
         self.environment = clean_environment()
-        self.recovery = Recovery(site, store, self.bell)
+        self.recovery = Recovery(site, store, self.bell, settings.stopped_after_s)
         self.partitions = self._partitions(allocation)
         self.slots: list[Slot] = []
         self.lent: dict[Path, Place] = {}  # what tasks of dead launchers still run on, by their journals
@@ -63,6 +64,7 @@ class Pilot:
         self.released: list[int] = []
         self.news = True  # something in the store may concern this launcher
         self.stopping = ""
+        self.trouble = ""  # why the store could not be written
         self.folded = True  # the write-ahead log holds nothing of ours
         self.last_commit = self.last_tick = 0.0
         self.idle_since = time.monotonic()
@@ -100,7 +102,9 @@ class Pilot:
         """Until idle, out of wall time, revoked or told to stop; returns the reason."""
         self.recover()
         while True:
-            for fd in self.ready():
+            ready = self.ready()
+            self.session.beat(self.store)
+            for fd in ready:
                 self.serve(fd)
             for workers in self.workers.values():
                 if not workers.patience():
@@ -112,6 +116,7 @@ class Pilot:
                 self.last_tick = now
                 self.news = True
                 self.recover()
+                ensure(self.site, self.store)
                 if not self.jobs and not self.folded:
                     self.store.checkpoint()
                     self.folded = True
@@ -275,11 +280,14 @@ class Pilot:
                     for line, want in wishes
                 ]
         except (StoreBusy, OSError) as error:
-            log.warning("the store could not be written, trying again: %s", error)
+            if str(error) != self.trouble:
+                self.trouble = str(error)
+                log.warning("the store could not be written, trying again: %s", error)
             time.sleep(GROUP_S)
             return
+        self.trouble = ""
         self.starts, self.ends, self.done, self.released = {}, [], [], []
-        self.news |= runnable
+        self.news |= runnable  # a child, or a job that is run again
         for job_id, _, _ in running:
             self.jobs[job_id].state = "RUNNING"
         for line, want, works in taken:
@@ -290,6 +298,8 @@ class Pilot:
         self.folded = False
         if running or ends or done or released:
             self.bell.ring(but=self.ear)
+        if ends or done:
+            ensure(self.site, self.store)
 
     def look_around(self) -> None:
         """News of the store that concern this launcher: kills, its revocation, new kinds of jobs."""

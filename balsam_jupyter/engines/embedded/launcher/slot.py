@@ -152,11 +152,14 @@ class Slot:
 
     def occupy(self, line: Line, place: Place) -> None:
         """Run this line's jobs on this place from now on."""
+        if place != self.place:
+            file = place_file(self.folder, self.number)
+            fresh = file.with_suffix(".new")
+            fresh.write_text(place.to_json())
+            fresh.replace(file)  # never half of it, also on a full disk
+            self.place = place
         self.line = line
         self.resources = environment(line.asked.threads_per_rank, place)
-        if place != self.place:
-            self.place = place
-            place_file(self.folder, self.number).write_text(place.to_json())
 
     def bind(self, channel: Channel) -> None:
         """Have the tasks of this process use the cores of the place only."""

@@ -9,13 +9,17 @@ Out: (started, ends, returned)
      started = (job id, start time) of a task that has been running for a while, or None
      ends = [(job id, return code, start time, runtime in s[, outcome]), …], returned = [job id, …] not started
 
-Journal: "S id attempt time" before a start, "E id attempt code time runtime" after an end, "O" when the
-launcher is gone. See `journal.py`.
+Journal: "P pid", "S id attempt time clock" before a start ("N id attempt" if it did not come to it), "E id attempt
+code time runtime" after an end, "O" when the launcher is gone. See `journal.py`. SIGUSR1 says that others
+have taken over from the launcher.
+
+While the disk is full, the next task waits: it is not started, and nothing about it is told.
 """
 
 from __future__ import annotations
 
 import binascii
+import errno
 import fcntl
 import marshal
 import os
@@ -27,19 +31,81 @@ import time
 FLUSH_S = 0.005  # a task that has run for so long is told to be running
 GROUP_S = 0.02  # a result waits this long at most for company, while more tasks are queued
 PATIENCE_S = 0.05  # tasks queued behind one that runs longer than this go back, for other slots to take
+FULL_S = 0.5  # how often to look whether a full disk has room again
+ROOM = 1 << 10  # bytes of the journal: a start, an end and "O" fit
+LEAST = 1 << 16  # bytes: a disk with less is full
+AHEAD = 1 << 14  # and so many are taken at a time
 
 
 TYPE_CHECKING = False  # typing itself is not imported: this process is to be small
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Task = tuple[int, int, str, list[bytes], int, list[tuple[str, str, bytes]], bool]
 
 
+def full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def when_there_is_room(do: Callable[..., Any], *given: Any) -> Any:
+    """Do it; again and again while the disk is full."""
+    while True:
+        try:
+            return do(*given)
+        except OSError as error:
+            if not full(error):
+                raise
+        time.sleep(FULL_S)
+
+
+class Record:
+    """The journal as it is written, locked for as long as its process lives.
+
+    Room is taken before a task starts, so that its end can be written although the disk is full by then.
+    """
+
+    def __init__(self, path: str, pid: bytes, gone: bytes) -> None:
+        self.gone = gone  # what to write when the launcher is gone
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        fcntl.flock(self.fd, fcntl.LOCK_EX)
+        self.size = self.taken = 0
+        self.wait_for_room(ROOM)
+        self.write(pid)
+        # Who takes over makes this file first and reads the journals then: one of us sees the other.
+        self.fenced = os.path.exists(os.path.join(os.path.dirname(path), "fenced"))
+        if self.fenced:
+            self.write(gone)
+
+    def take_room(self, size: int) -> None:
+        """See to it that so many bytes can be written; raises OSError while the disk is full, also for a task."""
+        disk = os.fstatvfs(self.fd)
+        left = disk.f_bavail if os.geteuid() else disk.f_bfree
+        if left * disk.f_frsize < LEAST and disk.f_blocks:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.taken - self.size < size:
+            os.posix_fallocate(self.fd, self.size, size + AHEAD)
+            self.taken = self.size + size + AHEAD
+
+    def wait_for_room(self, size: int) -> None:
+        if self.taken - self.size < size:
+            when_there_is_room(self.take_room, size)
+
+    def write(self, line: bytes) -> None:
+        while line:  # on some file systems no room can be taken in advance
+            written = when_there_is_room(os.pwrite, self.fd, line, self.size)
+            self.size += written
+            line = line[written:]
+
+
 class Spawner:
     def __init__(self, journal: str, split_stderr: bool) -> None:
-        self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        fcntl.flock(self.journal, fcntl.LOCK_EX)
+        self.null = os.open(os.devnull, os.O_RDWR)
+        self.telling = False
+        self.rotated = (0, 0)
+        signal.signal(signal.SIGUSR1, self.taken_over)
+        self.record = Record(journal, b"P %d\n" % os.getpid(), b"O\n")
         create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         log = [
             (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0),
@@ -52,7 +118,7 @@ class Spawner:
         self.queue: list[Task] = []
         self.made: set[str] = set()  # directories made ahead
         self.inbox = bytearray()
-        self.orphaned = False
+        self.orphaned = self.record.fenced
         self.started: tuple[int, float] | None = None
         self.ends: list[tuple[Any, ...]] = []
         self.returned: list[int] = []
@@ -94,7 +160,7 @@ class Spawner:
         if not data:
             self.orphaned = True
             self.queue.clear()
-            os.write(self.journal, b"O\n")
+            self.record.write(self.record.gone)
             return
         self.inbox += data
         while len(self.inbox) >= 4:
@@ -125,49 +191,73 @@ class Spawner:
         self.started, self.ends, self.returned = None, [], []
         self.last_flush = time.monotonic()
         frame = len(frame).to_bytes(4, "little") + frame
+        self.telling = True
         while frame:
             try:
                 frame = frame[os.write(1, frame) :]
             except BrokenPipeError:  # the launcher is gone; the journal has it all
-                return
+                break
+        self.telling = False
+
+    def taken_over(self, *_: object) -> None:
+        """The launcher counts as gone from now on: the end of its pipe is seen at the next look."""
+        os.dup2(self.null, 0)
+        if self.telling:  # it does not listen, and the pipe may be full
+            os.dup2(self.null, 1)
 
     def run(self, task: Task) -> None:
         job, attempt, directory, argv, env, files, keep_log = task
-        os.write(self.journal, b"S %d %d %.6f\n" % (job, attempt, time.time()))
         environment = self.environments[env]
         environment[b"BALSAM_JOB_ID"] = b"%d" % job
         began = time.time()
         clock = time.monotonic()
-        why = ""
+        why, begun = "", False
         try:
+            self.record.take_room(ROOM)
             if directory in self.made:
                 self.made.discard(directory)
             else:
                 make(directory)
             os.chdir(directory)
-            if keep_log:
+            if keep_log and self.rotated != (job, attempt):
                 rotate()
+                self.rotated = job, attempt
             for name, source, content in files:
                 write(name, source, content)
+            self.record.write(b"S %d %d %.6f %.6f\n" % (job, attempt, began, clock))
+            begun = True
             pid = self.spawn(argv, environment)
         except (OSError, ValueError) as error:
+            if full(error):
+                if begun:
+                    self.record.write(b"N %d %d\n" % (job, attempt))
+                return self.stay(task)
             code, why = 126, f"this task could not be started: {error}"
         else:
             self.make_ahead()
             code = self.wait(job, pid, began, clock)
         runtime = time.monotonic() - clock
+        line = b"E %d %d %d %.6f %.6f" % (job, attempt, code, began, runtime)
         if why:
             outcome = (None, why, None, "")
-            written = binascii.b2a_base64(marshal.dumps(outcome), newline=False)
-            os.write(self.journal, b"E %d %d %d %.6f %.6f %b\n" % (job, attempt, code, began, runtime, written))
+            line += b" " + binascii.b2a_base64(marshal.dumps(outcome), newline=False)
+            self.record.wait_for_room(len(line))
             self.ends.append((job, code, began, runtime, outcome))
         else:
-            os.write(self.journal, b"E %d %d %d %.6f %.6f\n" % (job, attempt, code, began, runtime))
             self.ends.append((job, code, began, runtime))
+        self.record.write(line + b"\n")
         if self.started is not None and self.started[0] == job:
             self.started = None
         if clock + runtime - self.last_flush > GROUP_S:
             self.flush()
+
+    def stay(self, task: Task) -> None:
+        """The disk is full: this task stays the next one, what is behind it goes back; look again in a while."""
+        self.give_back(self.queue[:])
+        self.queue.append(task)
+        self.flush()
+        if self.poll.poll(FULL_S * 1000):
+            self.hear()
 
     def spawn(self, argv: list[bytes], environment: dict[bytes, bytes]) -> int:
         how = self.how

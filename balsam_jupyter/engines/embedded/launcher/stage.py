@@ -54,6 +54,7 @@ class Stage:
         self.looked = ""  # a folder of which it is known what is there
         self.there: frozenset[str] = frozenset()
         self.directory = ""  # of the task that runs here, as long as it has none of its own
+        self.stdout, self.stderr = sys.stdout, sys.stderr
         self.close()
 
     def enter(self, directory: str) -> bool:
@@ -107,6 +108,8 @@ class Stage:
 
     def reset(self) -> None:
         """Point the process's working directory and streams here again, wherever a task has put them."""
+        if sys.stdout is not self.stdout or self.stdout.closed or sys.stderr is not self.stderr or self.stderr.closed:
+            self._open_streams()
         os.dup2(self.null, 0)
         if not self.parent:
             self.close()
@@ -118,6 +121,21 @@ class Stage:
                 os.chdir(self.path)
         except OSError:
             self.close()
+
+    def flush(self) -> None:
+        """Have in the log what the task has printed."""
+        for stream in (sys.stdout, sys.stderr):
+            try:  # noqa: SIM105 (this runs for every task, and `suppress` costs more than the flush)
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+
+    def _open_streams(self) -> None:
+        for name, fd in (("stdout", 1), ("stderr", 2)):
+            stream = open(fd, "w", buffering=1, closefd=False)  # noqa: SIM115
+            setattr(self, name, stream)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
     def close(self) -> None:
         """Leave and remove the stage, until the next task begins."""

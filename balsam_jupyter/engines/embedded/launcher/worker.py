@@ -20,11 +20,11 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import fcntl
 import importlib
 import importlib.util
 import marshal
 import os
+import select
 import signal
 import sys
 import threading
@@ -38,6 +38,7 @@ _handler = importlib.import_module("_signal").getsignal  # signal.getsignal make
 
 FLUSH_S = 0.005
 PATIENCE_S = 0.05
+HANDLED = (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGUSR1)
 MANY = 100  # in so large a batch, looking which directories are there costs less than asking for each
 RETIRED = 83  # exit code of a worker that makes room for a fresh one
 _OWN_THREADS = 2  # beside the main one
@@ -64,34 +65,35 @@ userapp = load("_balsam_jupyter_userapp", Path(__file__).with_name("userapp.py")
 stages = load("_balsam_jupyter_stage", Path(__file__).with_name("stage.py"))
 
 
-def record(content: tuple[Any, ...]) -> bytes:
+def entry(content: tuple[Any, ...]) -> bytes:
     """An entry of the journal."""
-    entry = marshal.dumps(content)
-    return len(entry).to_bytes(4, "little") + entry
+    said = marshal.dumps(content)
+    return len(said).to_bytes(4, "little") + said + b"\n"
 
 
 class Worker:
     def __init__(self, journal: str, split_stderr: bool) -> None:
-        self.journal = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        fcntl.flock(self.journal, fcntl.LOCK_EX)
         # The user's functions may read stdin and write stdout: the frames move out of their way.
         self.inlet, self.outlet = os.dup(0), os.dup(1)
         self.stage = stages.Stage(stages.name_of(journal), split_stderr)
         self.stage.hide(self.export)
+        self.woken, self.wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGUSR1, self.taken_over)
+        self.listen_in_c()
+        self.record = files.Record(journal, entry((os.getpid(),)), entry(()))
         # A child that a task forks must not keep the pipes open or the journal locked.
         os.register_at_fork(after_in_child=self.close_private)
         self.variables: dict[bytes, bytes] = vars(os.environ)["_data"]  # the bytes of os.environ, quick to compare
         self.environment = dict(self.variables)
         self.exported = False  # BALSAM_JOB_ID is in the environment that processes inherit, too
-        self.handlers = [(int(n), _handler(n)) for n in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT)]
-        self.stdout, self.stderr = sys.stdout, sys.stderr
+        self.handlers = [(int(n), _handler(n)) for n in HANDLED]
         self.records: dict[int, tuple[str, bytes | None, list[str], dict[str, str | None]]] = {}
         self.apps: dict[int, Any] = {}
         self.calls: dict[int, tuple[int, str]] = {}
         self.lock = threading.Lock()  # holds what the threads share: all of the following
         self.changed = threading.Condition(self.lock)
         self.queue: deque[Any] = deque()
-        self.orphaned = False
+        self.orphaned = self.record.fenced
         self.current: tuple[int, float, float] | None = None  # job id, start time, clock
         self.parked = False  # the watch waits for the end of a long task
         self.ends: list[Any] = []
@@ -100,15 +102,15 @@ class Worker:
         self.extracted: list[Any] = []
         self.unwritten = b""  # the journal's record of the last end; the next start is written with it
         self.untold: tuple[Any, ...] = ()  # and what the launcher is told of it then
-        self.last_flush = 0.0
+        self.last_flush = self.last_look = 0.0
+        self.full = False  # the disk
 
     def main(self) -> None:
         threading.Thread(target=self.listen, daemon=True).start()
         threading.Thread(target=self.keep_watch, daemon=True).start()
         self.flush(hello=True)
         while True:
-            with self.lock:
-                item = self.queue.popleft() if self.queue else None
+            item = self.take()
             if item is None:
                 if not self.rest():
                     return
@@ -117,51 +119,118 @@ class Worker:
             elif item[0] == "look":
                 self.stage.look(item[1])
             else:
-                self.run(item)
+                self.run(*item)
                 if _thread._count() > _OWN_THREADS:
-                    self.retire()  # threads a task left behind end with the process
+                    self.finish()
+                    os._exit(RETIRED)  # threads a task left behind end with the process
+
+    def take(self) -> Any:
+        """What to do next, for a task with the time and clock of its start; None if there is nothing, or no room.
+
+        A start is written down in the same breath: what the launcher's successor finds not begun never begins.
+        """
+        with self.lock:
+            if not self.queue or self.orphaned:
+                return None
+            item = self.queue[0]
+            if item[0] not in ("extract", "look"):
+                began, clock = time.time(), time.monotonic()
+                self.full = not self.has_room(clock)
+                if self.full:
+                    return None
+                self.note((item[0], began, clock), entry((item[0], item[1], began, clock)))
+                item = item, began, clock
+            self.queue.popleft()
+            return item
+
+    def has_room(self, clock: float) -> bool:
+        """Whether a start and its end can be written: no task begins while the disk is full."""
+        size = len(self.unwritten) + files.ROOM
+        if clock - self.last_look < FLUSH_S and self.record.taken - self.record.size >= size:
+            return True
+        try:
+            self.record.take_room(size)
+        except OSError as error:
+            if not files.full(error):
+                raise
+            return False
+        self.last_look = clock
+        return True
+
+    def note(self, current: tuple[int, float, float] | None, begun: bytes = b"") -> None:
+        """Write down the last end, with what begins now; the next flush tells of it. The lock is held."""
+        if self.unwritten or begun:
+            self.record.write(self.unwritten + begun)
+        if self.unwritten:
+            (self.done if len(self.untold) == 4 else self.ends).append(self.untold)
+            self.unwritten = b""
+        self.current = current
+        if self.parked:
+            self.changed.notify_all()
 
     def rest(self) -> bool:
-        """Nothing is queued: tell what there is to tell, and wait. False once the launcher is gone."""
-        self.note_end()
-        self.set_current(None)
-        self.flush()
-        self.stage.close()
+        """Nothing can be done: tell what there is to tell, and wait. False once the launcher is gone."""
+        self.finish()
         with self.changed:
+            if self.full:
+                self.changed.wait(files.FULL_S)
             while not self.queue and not self.orphaned:
                 self.changed.wait()
-            return bool(self.queue)
+            return not self.orphaned
 
-    def retire(self) -> None:
-        self.note_end()
+    def finish(self) -> None:
+        with self.lock:
+            self.note(None)
         self.flush()
         self.stage.close()
-        os._exit(RETIRED)
+
+    def listen_in_c(self) -> None:
+        """Have SIGUSR1 heard also while the main thread is inside C code. A task may undo it (asyncio does)."""
+        signal.set_wakeup_fd(self.wake, warn_on_full_buffer=False)
+
+    def taken_over(self, *_: object) -> None:
+        """Others have taken over from the launcher: it does not listen, and the pipe may be full."""
+        os.dup2(self.stage.null, self.outlet)
+        os.write(self.wake, bytes([signal.SIGUSR1]))
 
     def listen(self) -> None:
-        with open(self.inlet, "rb", closefd=False) as pipe:
-            while len(head := pipe.read(4)) == 4:
-                message = marshal.loads(pipe.read(int.from_bytes(head, "little")))
-                with self.changed:
-                    if message[0] == "run":
-                        self.queue.append(("look", message[1][0][2] if len(message[1]) >= MANY else ""))
-                        self.queue.extend(message[1])
-                    elif message[0] == "app":
-                        self.records[message[1]] = message[2]
-                        self.apps.pop(message[1], None)
-                    elif message[0] == "call":
-                        self.calls[message[1]] = message[2:]
-                    elif message[0] == "cores":
-                        os.sched_setaffinity(os.getpid(), message[1])  # the main thread, which runs the tasks
-                    elif message[0] == "extract":
-                        self.queue.append(message)
-                    elif message[0] == "drop":
-                        self.give_back(message[1])
-                    self.changed.notify_all()
+        inbox = bytearray()
+        while data := self.heard():
+            inbox += data
+            while len(inbox) >= 4 and len(inbox) >= (size := 4 + int.from_bytes(inbox[:4], "little")):
+                self.obey(marshal.loads(inbox[4:size]))
+                del inbox[:size]
         with self.changed:
             self.queue.clear()
             self.orphaned = True
-            os.write(self.journal, record(()))
+            self.record.write(self.record.gone)
+            self.changed.notify_all()
+
+    def heard(self) -> bytes:
+        """What the launcher says next; nothing once it is gone, or others have taken over from it."""
+        while True:
+            ready, _, _ = select.select([self.inlet, self.woken], [], [])
+            if self.woken in ready and signal.SIGUSR1 in os.read(self.woken, 4096):
+                return b""
+            if self.inlet in ready:
+                return os.read(self.inlet, 1 << 18)
+
+    def obey(self, message: Any) -> None:
+        with self.changed:
+            if message[0] == "run":
+                self.queue.append(("look", message[1][0][2] if len(message[1]) >= MANY else ""))
+                self.queue.extend(message[1])
+            elif message[0] == "app":
+                self.records[message[1]] = message[2]
+                self.apps.pop(message[1], None)
+            elif message[0] == "call":
+                self.calls[message[1]] = message[2:]
+            elif message[0] == "cores":
+                os.sched_setaffinity(os.getpid(), message[1])  # the main thread, which runs the tasks
+            elif message[0] == "extract":
+                self.queue.append(message)
+            elif message[0] == "drop":
+                self.give_back(message[1])
             self.changed.notify_all()
 
     def keep_watch(self) -> None:
@@ -193,12 +262,6 @@ class Worker:
         self.changed.wait(timeout)
         self.parked = False
 
-    def set_current(self, current: tuple[int, float, float] | None) -> None:
-        with self.lock:
-            self.current = current
-            if self.parked:
-                self.changed.notify_all()
-
     def give_back(self, job: int | None) -> None:
         keep: deque[Any] = deque()
         for item in self.queue:
@@ -222,29 +285,17 @@ class Worker:
             except BrokenPipeError:
                 pass  # the launcher is gone; the journal has it all
 
-    def note_end(self, begun: bytes = b"") -> None:
-        """Write down the last end, with what begins now, and leave it to the next flush."""
-        if self.unwritten or begun:
-            os.write(self.journal, self.unwritten + begun)
-        if self.unwritten:
-            with self.lock:
-                (self.done if len(self.untold) == 4 else self.ends).append(self.untold)
-            self.unwritten = b""
-
-    def run(self, task: Any) -> None:
+    def run(self, task: Any, began: float, clock: float) -> None:
         job, attempt, directory, number, parameters, data, inputs = task
-        began, clock = time.time(), time.monotonic()
-        self.note_end(record((job, attempt, began)))
-        self.set_current((job, began, clock))
         if clock - self.last_flush > FLUSH_S:
             self.flush()
+            self.listen_in_c()
         value: str | bytes | None = None
         error = note = ""
         exception: bytes | None = None
         code = 0
         try:
-            if inputs or not self.stage.enter(directory):
-                self.enter_own(directory, attempt > 1, inputs)
+            files.when_there_is_room(self.enter, directory, attempt > 1, inputs)
             value, note = self.call(job, directory, number, parameters, data)
         except SystemExit as stop:
             code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
@@ -256,27 +307,31 @@ class Worker:
             error = "".join(traceback.format_exception(type(raised), raised, userapp.user_frames(raised.__traceback__)))
             print(error, file=sys.stderr)
             exception = userapp.pickled(raised)
-        self.flush_streams()
+        self.stage.flush()
         try:
-            self.stage.leave()
+            files.when_there_is_room(self.stage.leave)
         except OSError as trouble:
             code, value = 1, None
             error = f"{error}what this task wrote is in {self.stage.path}; it could not be moved: {trouble}"
         runtime = time.monotonic() - clock
         outcome = value, error, exception, note
-        self.unwritten = record((job, attempt, code, began, runtime, outcome))
+        self.unwritten = entry((job, attempt, code, began, runtime, outcome))
         plain = code == 0 and not (error or note)
         self.untold = (job, began, runtime, value) if plain else (job, code, began, runtime, outcome)
+        self.record.wait_for_room(len(self.unwritten) + files.ROOM // 2)
         self.clean_up()
 
-    def enter_own(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
+    def enter(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
+        if not inputs and self.stage.enter(directory):
+            return
         files.make(directory)
         self.stage.enter_own(directory, files.rotate if keep_log else None)
         for name, source, content in inputs:
             files.write(name, source, content)
 
     def close_private(self) -> None:
-        for fd in (self.inlet, self.outlet, self.journal):
+        signal.set_wakeup_fd(-1)  # what the child gets is not for this process
+        for fd in (self.inlet, self.outlet, self.woken, self.wake, self.record.fd):
             os.close(fd)
 
     def export(self) -> None:
@@ -298,22 +353,6 @@ class Worker:
             if _handler(number) is not handler:
                 signal.signal(number, handler)
         self.stage.reset()
-        if sys.stdout is not self.stdout or self.stdout.closed or sys.stderr is not self.stderr or self.stderr.closed:
-            self.open_streams()
-
-    def open_streams(self) -> None:
-        for name, fd in (("stdout", 1), ("stderr", 2)):
-            stream = open(fd, "w", buffering=1, closefd=False)  # noqa: SIM115
-            setattr(self, name, stream)
-            setattr(sys, name, stream)
-            setattr(sys, f"__{name}__", stream)
-
-    def flush_streams(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            try:  # noqa: SIM105 (this runs for every task, and `suppress` costs more than the flush)
-                stream.flush()
-            except (OSError, ValueError):
-                pass
 
     def app(self, key: int) -> Any:
         if key not in self.apps:
@@ -330,16 +369,14 @@ class Worker:
         value = app.call(userapp.Job(job, given, tags, data, directory), given)
         note = ""
         if app.outputs:
-            self.flush_streams()
+            self.stage.flush()
             self.stage.materialise()
             found, note = extract(directory, app.outputs)
             value = {**found, **(value if isinstance(value, dict) else {} if value is None else {"value": value})}
         return (None if value is None else encode(value)), note
 
     def read_outputs(self, job: int, directory: str, key: int) -> None:
-        self.note_end()
-        self.set_current(None)
-        self.stage.close()
+        self.finish()
         try:
             values, note = extract(directory, self.app(key).outputs)
             value: str | bytes | None

@@ -99,6 +99,7 @@ class Processor:
         busy_at = last_look = time.monotonic()
         news = True
         while not self.stopping:
+            self.session.beat(self.store)
             now = time.monotonic()
             if news or now - last_look >= TICK_S:
                 last_look, news = now, False

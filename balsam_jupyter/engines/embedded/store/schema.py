@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ....errors import SiteError
+from ..processes import is_stopped
 
 SCHEMA_VERSION = 2
 BUSY_S = 5.0
+_ROOM = 1 << 18  # bytes: with less room than this, a database error is the disk's
 
 # The states a launcher may check out, and those in which a job waits for its app's hooks or transfers. The partial
 # indexes below must name the same conditions to be used. Comparisons, not a long IN: SQLite would build a table for
@@ -90,10 +92,7 @@ ALTER TABLE event ADD COLUMN times BLOB;
 -- The virtual nodes an allocation has, as a JSON list of their numbers.
 ALTER TABLE batch_job ADD COLUMN nodes TEXT NOT NULL DEFAULT '[]';
 -- launcher: runs jobs. processor: runs their hooks and transfers.
-ALTER TABLE session ADD COLUMN kind TEXT NOT NULL DEFAULT 'launcher';
--- CLOCK_MONOTONIC at the last sign of life, during the boot named; serves only to find stopped owners.
-ALTER TABLE session ADD COLUMN beat REAL;
-ALTER TABLE session ADD COLUMN boot_id TEXT
+ALTER TABLE session ADD COLUMN kind TEXT NOT NULL DEFAULT 'launcher'
 """
 
 _MIGRATIONS = {1: _V1, 2: _V2}
@@ -183,11 +182,13 @@ class Store:
 
         Raises
         ------
-        SiteError
+        StoreBusy
             If another process holds the store for longer than it should, or the disk is full.
+        SiteError
+            If the database is damaged, gone or not writable.
         """
-        con = self.con
         try:
+            con = self.con
             self._begin(con)
             try:
                 yield con
@@ -202,8 +203,8 @@ class Store:
                 raise StoreBusy(
                     f"{self.path} has been locked by another process for {BUSY_S:g} s; try again."
                 ) from None
-            if "full" in text:
-                raise SiteError(
+            if "full" in text or self._no_room():
+                raise StoreBusy(
                     f"The disk that holds {self.path} is full; make room and try again. Nothing was stored."
                 ) from None
             if "readonly" in text:
@@ -213,6 +214,14 @@ class Store:
             if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)):
                 raise  # a mistake of ours, not of the file's
             raise SiteError(f"{self.path} is damaged ({error}). Restore it, or use another site.") from None
+
+    def _no_room(self) -> bool:
+        """Whether the disk is full: SQLite says so by other names too ("disk I/O error", "unable to open")."""
+        try:
+            there = os.statvfs(self.path.parent)
+        except OSError:
+            return False
+        return bool(there.f_blocks) and there.f_bavail * there.f_frsize < _ROOM
 
     def _begin(self, con: sqlite3.Connection) -> None:
         try:
@@ -232,10 +241,8 @@ class Store:
         """End a launcher that was stopped (SIGSTOP) inside a transaction: it would keep everyone out for ever."""
         ended = False
         for (pid,) in con.execute("SELECT pid FROM session WHERE state = 'open'").fetchall():
-            with contextlib.suppress(OSError):
-                state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if state in "Tt" and (b"embedded.launcher" in command or b"embedded.processor" in command):
+            if is_stopped(pid):
+                with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
                     ended = True
         return ended
@@ -253,4 +260,4 @@ class Store:
 
 
 class StoreBusy(SiteError):
-    """The store could not be had in time; nothing was written."""
+    """Nothing could be written now, and nothing was: the store is locked, or its disk is full. Later it may work."""

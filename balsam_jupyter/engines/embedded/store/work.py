@@ -99,6 +99,17 @@ def unclosed_sessions(con: sqlite3.Connection) -> list[tuple[int, int]]:
     return con.execute("SELECT id, batch_job_id FROM session WHERE state <> 'closed' ORDER BY id").fetchall()
 
 
+def session(con: sqlite3.Connection, session: int) -> tuple[int, str]:
+    """Process id and state of a session."""
+    found: tuple[int, str] = con.execute("SELECT pid, state FROM session WHERE id = ?", (session,)).fetchone()
+    return found
+
+
+def fence(con: sqlite3.Connection, session: int) -> bool:
+    """Have every further commit of this session refused; whether it was open."""
+    return con.execute("UPDATE session SET state = 'fenced' WHERE id = ? AND state = 'open'", (session,)).rowcount > 0
+
+
 def set_session(con: sqlite3.Connection, session: int, state: str) -> None:
     con.execute("UPDATE session SET state = ? WHERE id = ?", (state, session))
 
@@ -106,6 +117,31 @@ def set_session(con: sqlite3.Connection, session: int, state: str) -> None:
 def require_open(con: sqlite3.Connection, session: int) -> None:
     if con.execute("SELECT state FROM session WHERE id = ?", (session,)).fetchone()[0] != "open":
         raise Fenced(session)
+
+
+def count_death(con: sqlite3.Connection, batch_job_id: int, young: bool) -> None:
+    """A launcher of this allocation died, perhaps because of a task that was in flight.
+
+    A task is to blame at the third death, if launchers since the first one died young. Of several, the one that
+    began last is blamed; the others only if launchers go on dying.
+    """
+    in_flight = """state = 'RUNNING' AND session_id IN (
+        SELECT id FROM session WHERE batch_job_id = ?1 AND state <> 'closed')"""
+    known = MOST_DEATHS - 1
+    blamed = con.execute(
+        f"SELECT id FROM job WHERE {in_flight} AND ?2 AND deaths >= ?3 ORDER BY deaths DESC, start_time DESC LIMIT 1",
+        (batch_job_id, young, known),
+    ).fetchone()
+    con.execute(
+        f"UPDATE job SET deaths = deaths + 1 WHERE {in_flight} AND (deaths = 0 OR ?2) AND (deaths < ?3 OR id = ?4)",
+        (batch_job_id, young, known, blamed[0] if blamed else None),
+    )
+
+
+def doomed(con: sqlite3.Connection, session: int) -> set[int]:
+    """Jobs of a session that are to be ended because launchers die while they run."""
+    rows = con.execute("SELECT id FROM job WHERE session_id = ? AND deaths >= ?", (session, MOST_DEATHS))
+    return {row[0] for row in rows}
 
 
 def shapes(con: sqlite3.Connection, after: int) -> list[tuple[int, Resources]]:

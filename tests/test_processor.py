@@ -1,0 +1,191 @@
+"""The processor: hooks that hang or are killed, and a processor that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
+from balsam_jupyter.api import EventLog
+from balsam_jupyter.monitor import snapshot
+
+from .processes import is_running, launchers, marked, processors
+
+SOON = 60.0
+BEFORE = ["CREATED", "READY", "STAGED_IN", "PREPROCESSED"]
+RAN = ["RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "JOB_FINISHED"]
+
+
+def run(exctr: BalsamExecutor, app: type, args: dict | None = None, **fields) -> Job:
+    """The job of one task, when it has ended."""
+    exctr.register_app(app)
+    task = exctr.submit(app_name=app.__name__, app_args=args or {}, **fields)
+    task.wait(SOON)
+    return task.process
+
+
+def path(job: Job) -> list[str]:
+    return [event.to_state for event in EventLog.objects.filter(job_id=job.id)]
+
+
+def seen(site: Site, holds: Callable[[], object]) -> None:
+    """Until something of the machine's processes holds, which no change of the store tells of."""
+    deadline = time.monotonic() + SOON
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to hold"
+        site.engine.events(site.engine.events("now").cursor, 0.05)
+
+
+class Hanging(ApplicationDefinition):
+    command_template = "true"
+
+    def preprocess(self):
+        import subprocess
+
+        if self.job.data:
+            subprocess.run(["sleep", self.job.data["seconds"]])
+
+
+def test_a_hook_that_hangs_holds_no_other_and_can_be_killed(exctr, site, allocation):
+    exctr.register_app(Hanging)
+    seconds = f"600.{os.getpid()}"
+    stuck = Job.objects.create(app_id="Hanging", workdir="stuck", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    others = [Job(app_id="Hanging", workdir=f"o{n}") for n in range(20)]
+    Job.objects.bulk_create(others)
+    assert not Job.objects.wait(others, SOON).not_done and stuck.done() is False
+    [sleep] = marked(seconds)
+    stuck.state = "USER_KILLED"
+    stuck.save()
+    stuck.wait(SOON)
+    assert stuck.state == "USER_KILLED" and not is_running(sleep)
+    assert path(stuck) == ["CREATED", "READY", "USER_KILLED"]
+
+
+def test_jobs_that_wait_for_a_hook_are_killed_and_deleted(exctr, site):
+    exctr.register_app(Hanging)
+    seconds = f"601.{os.getpid()}"
+    stuck = [Job(app_id="Hanging", workdir=f"s{n}", data={"seconds": seconds}) for n in range(5)]
+    Job.objects.bulk_create(stuck)
+    seen(site, lambda: len(marked(seconds)) == 2)  # as many as there are cores
+    assert Job.objects.filter(id=[job.id for job in stuck]).update(state="USER_KILLED") == 5
+    assert not Job.objects.wait(stuck, SOON).not_done
+    assert Job.objects.filter(workdir="s4").delete() == 1 and not marked(seconds)
+
+
+def test_a_processor_that_dies_in_mid_hook(exctr, site, allocation):
+    exctr.register_app(Hanging)
+    seconds = f"602.{os.getpid()}"
+    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    [first], [sleep] = processors(site.path), marked(seconds)
+    os.kill(first, signal.SIGKILL)
+    seen(site, lambda: set(marked(seconds)) - {sleep})
+    assert not is_running(sleep), "two hooks of one job never run at a time"
+    [second] = processors(site.path)
+    assert second != first and job.done() is False
+    for pid in marked(seconds):
+        os.kill(pid, signal.SIGTERM)  # its hook goes on
+    job.wait(SOON)
+    assert job.state == "JOB_FINISHED" and path(job) == [*BEFORE, *RAN]
+
+
+def test_a_processor_that_is_stopped_is_replaced(exctr, site):
+    with open(Path(site.path) / "settings.yml", "a") as file:
+        file.write("stopped_after_s: 1\n")
+    exctr.submit_allocation("here", 1, 10, job_mode="serial")  # its launcher looks after the site
+    exctr.register_app(Hanging)
+    seconds = f"604.{os.getpid()}"
+    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    [first], [sleep] = processors(site.path), marked(seconds)
+    os.kill(first, signal.SIGSTOP)
+    seen(site, lambda: set(marked(seconds)) - {sleep})
+    assert not is_running(first) and not is_running(sleep)
+    for pid in marked(seconds):
+        os.kill(pid, signal.SIGTERM)
+    job.wait(SOON)
+    assert path(job) == [*BEFORE, *RAN]
+
+
+def test_a_processor_that_is_told_to_stop_gives_its_jobs_back(exctr, site):
+    exctr.register_app(Hanging)
+    seconds = f"603.{os.getpid()}"
+    job = Job.objects.create(app_id="Hanging", workdir="w", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    [first], [sleep] = processors(site.path), marked(seconds)
+    os.kill(first, signal.SIGTERM)
+    seen(site, lambda: set(marked(seconds)) - {sleep})
+    assert not is_running(first) and not is_running(sleep)
+    job.state = "USER_KILLED"
+    job.save()
+    job.wait(SOON)
+
+
+def test_there_is_one_processor_and_it_ends(exctr, site, until):
+    exctr.register_app(Hanging)
+    jobs = [Job.objects.create(app_id="Hanging", workdir=f"w{n}") for n in range(10)]
+    until(lambda: all(job.state == "PREPROCESSED" for job in Job.objects.all()))
+    assert len(processors(site.path)) == 1 and len(jobs) == 10
+    seen(site, lambda: not processors(site.path))
+    assert "ending: nothing to do" in (Path(site.path) / "log" / "processor.log").read_text()
+
+
+def test_apps_without_hooks_start_no_processor(exctr, site, allocation):
+    class Plain(ApplicationDefinition):
+        command_template = "true"
+
+    assert run(exctr, Plain).state == "JOB_FINISHED"
+    assert not processors(site.path) and not (Path(site.path) / "run" / "processor.lock").exists()
+
+
+class Orphaned(ApplicationDefinition):
+    command_template = "sh -c 'sleep 0.7; exit {{ code }}'"
+
+    def postprocess(self):
+        self.job.data = {"hook": "postprocess"}
+
+    def handle_error(self):
+        self.job.data = {"hook": "handle_error"}
+
+
+@pytest.mark.parametrize(("code", "hook"), [(0, "postprocess"), (1, "handle_error")])
+def test_hooks_after_a_launcher_that_died(exctr, site, allocation, until, code, hook):
+    exctr.register_app(Orphaned)
+    job = Job.objects.create(app_id="Orphaned", workdir="w", parameters={"code": code})
+    until(lambda: Job.objects.get(id=job.id).state == "RUNNING")
+    for pid in launchers(allocation.id, site.path):
+        os.kill(pid, signal.SIGKILL)
+    job.wait(SOON)
+    assert job.data == {"hook": hook} and job.state == ("FAILED" if code else "JOB_FINISHED")
+    assert path(job) == [*BEFORE, "RUNNING", *(["RUN_ERROR", "FAILED"] if code else RAN[1:])]
+
+
+class Whole(ApplicationDefinition):
+    command_template = "test {{ n }} -lt 2"
+
+    def preprocess(self):
+        pass
+
+    def postprocess(self):
+        pass
+
+
+def test_tasks_and_the_monitor_see_the_states(exctr: BalsamExecutor, site: Site, allocation: BatchJob) -> None:
+    exctr.register_app(Whole)
+    ensemble = exctr.submit_sweep("Whole", [{"n": 0}, {"n": 1}, {"n": 2}], name="e", max_retries=1)
+    children = exctr.submit_sweep("Whole", [{"n": 0}], name="c", parent_ids=ensemble.tasks()[:2])
+    for each in (ensemble, children):
+        each.wait(SOON)
+        picture = snapshot(site.engine, each.name)
+        assert picture.counts == each.counts()
+        assert {state: numbers[-1] for state, numbers in picture.series.counts.items()} == picture.counts
+    assert ensemble.counts() == {"WAITING": 0, "RUNNING": 0, "FINISHED": 2, "FAILED": 1, "USER_KILLED": 0}
+    assert [task.state for task in (*ensemble.tasks(), *children.tasks())] == [*["FINISHED"] * 2, "FAILED", "FINISHED"]
+    history = ensemble.tasks()[2].process
+    assert path(history) == [*BEFORE, *["RUNNING", "RUN_ERROR", "RESTART_READY"], "RUNNING", "RUN_ERROR", "FAILED"]
