@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,11 @@ def run(self: Any, how: str, value: Any) -> Any:
         raise ValueError(value)
     if how == "exit":
         raise SystemExit(3)
+    if how == "hash":
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+    if how == "unhear":
+        signal.set_wakeup_fd(value)
+        time.sleep(0.01)
     return value
 
 
@@ -49,21 +57,27 @@ class Driver:
 
     def work(self, doings: list[tuple[str, Any]]) -> dict[int, tuple[int, float, float, Any]]:
         """Run tasks; what the launcher is told of each: code, start time, runtime, outcome."""
+        self.hand(doings)
+        told: dict[int, tuple[int, float, float, Any]] = {}
+        while len(told) < len(doings):
+            for _, ends, _, _, done in self.heard():
+                told.update((one, (code, began, runtime, outcome)) for one, code, began, runtime, outcome in ends)
+                told.update((one, (0, began, runtime, (value, "", None, ""))) for one, began, runtime, value in done)
+        return told
+
+    def hand(self, doings: list[tuple[str, Any]]) -> None:
         tasks = []
         for how, value in doings:
             parameters = encode({"how": how, "value": value})
             tasks.append((self.next, 1, f"{self.folder}/data/{self.next}", 0, parameters, None, []))
             self.next += 1
         self.channel.send(("run", tasks))
-        told: dict[int, tuple[int, float, float, Any]] = {}
-        while len(told) < len(doings):
-            select.select([self.channel.outlet], [], [], 30)
-            frames, gone = self.channel.receive()
-            assert not gone
-            for _, ends, _, _, done in frames:
-                told.update((one, (code, began, runtime, outcome)) for one, code, began, runtime, outcome in ends)
-                told.update((one, (0, began, runtime, (value, "", None, ""))) for one, began, runtime, value in done)
-        return told
+
+    def heard(self) -> list[tuple[Any, ...]]:
+        select.select([self.channel.outlet], [], [], 30)
+        frames, gone = self.channel.receive()
+        assert not gone
+        return frames
 
 
 def written(journal: Path) -> bytes:
@@ -111,3 +125,22 @@ def test_ends_are_read_as_they_were_told(
     ends = [job for job, _ in cut_off.ends if job >= first]
     assert ends == starts[: len(ends)] and len(starts) - len(ends) <= 1
     assert all(cut_off.ends[one, 1] == journal.ends[one, 1] for one in ends)
+
+
+def test_a_worker_inside_c_code_hears_that_others_have_taken_over(tmp_path: Path) -> None:
+    """Also if the task before took away what signals wake, as asyncio does."""
+    folder = tmp_path / "session-1"
+    folder.mkdir()
+    driver = Driver(folder)
+    driver.hand([("unhear", -1), ("hash", None), ("return", None)])
+    began: dict[int, float] = {}
+    while 2 not in began:
+        began.update([frame[0] for frame in driver.heard() if frame[0]])
+    pid = read(driver.journal).pid
+    os.kill(pid, signal.SIGUSR1)
+    while not read(driver.journal).orphaned:
+        assert time.time() < began[2] + 30
+        os.sched_yield()
+    os.kill(pid, signal.SIGKILL)
+    assert driver.channel.process.wait(30) == -signal.SIGKILL
+    assert list(read(driver.journal).starts) == [(1, 1), (2, 1)]
