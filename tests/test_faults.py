@@ -19,7 +19,7 @@ from .processes import children_of, is_running, launchers, slot_processes
 from .witness import check_witness, ends, is_free, probe, witness_sweep
 
 
-@pytest.mark.parametrize("tasks, kills, seed", [(500, 10, 1)])
+@pytest.mark.parametrize("tasks, kills, seed", [(400, 7, 1)])
 def test_launcher_killed_at_random_moments_reruns_nothing(engine, tmp_path, tasks, kills, seed):
     chance = random.Random(seed)
     witness = tmp_path / "witness"

@@ -269,6 +269,6 @@ def test_50_random_operations(engine, tmp_path, seed):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(100, 130))
+@pytest.mark.parametrize("seed", range(100, 110))
 def test_soak_300_random_operations(engine, tmp_path, seed):
     storm(engine, tmp_path / "witness", seed, 300)

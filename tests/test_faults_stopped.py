@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Job, open_site
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.engines.embedded.recovery import Recovery
 from balsam_jupyter.engines.embedded.store import work
@@ -18,7 +19,7 @@ from balsam_jupyter.errors import SiteError
 from balsam_jupyter.models import AllocationRequest, Query
 
 from .engine_site import job, python_app, submit, wait_until
-from .processes import is_running, slot_processes
+from .processes import is_running, marked, processors, slot_processes
 from .witness import (
     check_transitions,
     check_witness,
@@ -169,6 +170,32 @@ def test_one_that_goes_on_in_time_keeps_its_jobs(engine, tmp_path):
     assert state_of_session(engine, 1) == "open"
     wait_until(engine, lambda: ends(engine) == 40)
     assert set(check_witness(tmp_path / "witness", 40).values()) == {1}
+
+
+class Hooked(ApplicationDefinition):
+    site = "here"
+    command_template = "true"
+
+    def preprocess(self):
+        import subprocess
+
+        subprocess.run(["sleep", self.job.data["seconds"]])
+        self.job.state = "PREPROCESSED"
+
+
+def test_a_stopped_processor_is_ended_and_another_runs_the_hook(engine):
+    site = open_site("here")
+    BalsamExecutor(site).register_app(Hooked)
+    hooked = Job.objects.create(app_id="Hooked", workdir="w", data={"seconds": "313.25"})
+    wait_until(engine, lambda: marked("313.25"))
+    [first], [sleep] = processors(engine.path), marked("313.25")
+    os.kill(first, signal.SIGSTOP)
+    wait_until(engine, lambda: set(marked("313.25")) - {sleep})
+    assert not is_running(first) and not is_running(sleep), "two hooks of one job never run at a time"
+    for pid in marked("313.25"):
+        os.kill(pid, signal.SIGTERM)
+    wait_until(engine, lambda: job(engine, hooked.id).state == "PREPROCESSED")
+    site.close()
 
 
 HOLDER = """

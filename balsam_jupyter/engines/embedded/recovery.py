@@ -98,9 +98,9 @@ class Recovery:
         return orphans
 
     def _has_stopped(self, session: int, batch_job_id: int | None, folder: Path) -> bool:
-        """Whether a living launcher has been stopped for long."""
+        """Whether a living launcher has been stopped for long. A processor that has is ended: dead at the next look."""
         pid, state = work.session(self.store.con, session)
-        if state != "open":
+        if state != "open" and batch_job_id is not None:
             if self._is_over(batch_job_id) and processes.is_stopped(pid):
                 processes.send([pid], signal.SIGKILL)  # it keeps nodes, and cannot be asked to go
             return True
@@ -108,12 +108,14 @@ class Recovery:
         before, looked, silent = self._silent.get(session, (beat, now, 0.0))
         silent = silent + min(now - looked, _STEP_S) if beat == before else 0.0
         self._silent[session] = beat, now, silent
-        return silent >= self.stopped_after_s and processes.is_stopped(pid)
+        if silent < self.stopped_after_s or not processes.is_stopped(pid):
+            return False
+        if batch_job_id is None:  # it holds the lock that keeps others from starting, and nothing of it is to live on
+            processes.send([pid], signal.SIGKILL)
+        return batch_job_id is not None
 
-    def _is_over(self, batch_job_id: int | None) -> bool:
-        """Whether an allocation was revoked, or has used its wall time; a processor has none."""
-        if batch_job_id is None:
-            return True
+    def _is_over(self, batch_job_id: int) -> bool:
+        """Whether an allocation was revoked, or has used its wall time."""
         allocation = records.allocation(self.store.con, batch_job_id)
         return allocation.state != "running" or allocation.remaining_s == 0.0
 

@@ -57,6 +57,7 @@ class RemoteProcess:
         self.pid: int | None = None
         self.returncode: int | None = None
         self.lost = False
+        self.doomed = False  # it is to be killed once its process id is known
         child_in, ours_in = os.pipe()
         ours_out, child_out = os.pipe()
         self.stdin, self.stdout = FileIO(ours_in, "wb"), FileIO(ours_out, "rb")
@@ -76,8 +77,12 @@ class RemoteProcess:
         return self.returncode
 
     def kill(self) -> None:
-        """SIGKILL, if it is known and has not ended; whether or not its node worker is alive."""
-        if self.pid is None or self.returncode is not None or self.stdout.closed:
+        """SIGKILL, if it has not ended; at once if it is known, else as soon as it is, or it is not started at all."""
+        if self.pid is None:
+            self.doomed = True
+            self.workers.forget(self)
+            return
+        if self.returncode is not None or self.stdout.closed:
             return
         poll = select.poll()
         poll.register(self.stdout, 0)
@@ -297,7 +302,10 @@ class NodeWorkers:
             else:  # of a launch that has ended meanwhile
                 link.socket.shutdown(socket.SHUT_RDWR)
         elif kind == "started":
-            link.processes[said[0]].pid = said[1]
+            process = link.processes[said[0]]
+            process.pid = said[1]
+            if process.doomed:
+                process.kill()
         elif kind == "exited":
             link.processes.pop(said[0]).returncode = said[1]
 

@@ -123,19 +123,21 @@ def count_death(con: sqlite3.Connection, batch_job_id: int, young: bool) -> None
     """A launcher of this allocation died, perhaps because of a task that was in flight.
 
     A task is to blame at the third death, if launchers since the first one died young. Of several, the one that
-    began last is blamed; the others only if launchers go on dying.
+    began last is blamed, and the counts of the others begin anew.
     """
     in_flight = """state = 'RUNNING' AND session_id IN (
         SELECT id FROM session WHERE batch_job_id = ?1 AND state <> 'closed')"""
-    known = MOST_DEATHS - 1
     blamed = con.execute(
         f"SELECT id FROM job WHERE {in_flight} AND ?2 AND deaths >= ?3 ORDER BY deaths DESC, start_time DESC LIMIT 1",
-        (batch_job_id, young, known),
+        (batch_job_id, young, MOST_DEATHS - 1),
     ).fetchone()
-    con.execute(
-        f"UPDATE job SET deaths = deaths + 1 WHERE {in_flight} AND (deaths = 0 OR ?2) AND (deaths < ?3 OR id = ?4)",
-        (batch_job_id, young, known, blamed[0] if blamed else None),
-    )
+    if blamed:
+        count = "CASE WHEN id = ?2 THEN deaths + 1 ELSE 0 END"
+        con.execute(f"UPDATE job SET deaths = {count} WHERE {in_flight}", (batch_job_id, blamed[0]))
+    else:
+        con.execute(
+            f"UPDATE job SET deaths = deaths + 1 WHERE {in_flight} AND (deaths = 0 OR ?2)", (batch_job_id, young)
+        )
 
 
 def doomed(con: sqlite3.Connection, session: int) -> set[int]:
