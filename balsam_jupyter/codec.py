@@ -37,6 +37,9 @@ _to_json = _json_writer(sort_keys=False)
 _to_sorted_json = _json_writer(sort_keys=True)
 
 
+_scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
+
+
 def encode(value: Any) -> str | bytes:
     """JSON text if that gives `value` back exactly, else the bytes of a cloudpickle.
 
@@ -78,7 +81,11 @@ def decode(stored: str | bytes | None) -> Any:
     if stored is None:
         return None
     if isinstance(stored, str):
-        return json.loads(stored)
+        try:
+            value, end = _scan(stored, 0)
+        except StopIteration:
+            end = -1
+        return value if end == len(stored) else json.loads(stored)  # which says what is wrong, or skips white space
     return pickle.loads(stored)
 
 

@@ -153,12 +153,22 @@ def find_ranges(id_at: Callable[[int], int], total: int) -> Ranges:
     return ranges
 
 
-def apply(history: History, event: EventRow, number: int) -> None:
-    """Add to `history` what `event` did to `number` tasks."""
-    path = event.path
+def apply(history: History, event: EventRow, ranges: Ranges) -> bool:
+    """Add to `history` what `event` did to the tasks whose ids are in `ranges`; False if it did nothing to them."""
+    number = ranges.overlap(event.first_id, event.last_id)
+    if number and event.times:
+        for job_id in range(event.first_id, event.last_id + 1):
+            if ranges.overlap(job_id, job_id):
+                _pass(history, event.path, *event.when(job_id), 1)
+    elif number:
+        _pass(history, event.path, event.time, event.end_time, number)
+    return number > 0
+
+
+def _pass(history: History, path: tuple[str, ...], began: float, ended: float, number: int) -> None:
     state = TASK_STATE.get(path[0], "")
     for job_state in path[1:]:
-        time = event.time if job_state in _UP_TO_RUNNING else event.end_time
+        time = began if job_state in _UP_TO_RUNNING else ended
         reached = TASK_STATE.get(job_state, "")
         if reached != state:
             history.add(time, state, reached, number)

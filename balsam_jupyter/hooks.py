@@ -169,7 +169,7 @@ class Host:
                 found = {**returned, **found}
             elif returned is not None:
                 found["value"] = returned
-            result: tuple[str | bytes, str] = self.worker.encoded(found, note)
+            result: tuple[str | bytes, str] = self.worker.userapp.encoded(found, note)
             return result
         except BaseException as error:
             return value, f"{type(error).__name__}: {error}"
@@ -177,7 +177,7 @@ class Host:
     def app(self, number: int) -> Any:
         """The app, put together at its first use."""
         if number not in self.apps:
-            self.apps[number] = self.worker.App(*self.records[number])
+            self.apps[number] = self.worker.userapp.App(*self.records[number])
             if "balsam_jupyter.api_job" in sys.modules:  # a hook names Job, whose other half is elsewhere
                 importlib.import_module("balsam_jupyter.api")
         return self.apps[number]

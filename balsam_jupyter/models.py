@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -189,11 +190,15 @@ class JobRow:
     on_parent_failure: str = "fail"
 
 
+_TWO_DOUBLES = struct.Struct("dd")
+
+
 class EventRow(NamedTuple):
     """State changes of one commit: jobs `first_id` … `last_id` each passed through `path`.
 
     `path` starts with the state left ("" at creation) and ends with the state reached ("" at deletion). States
-    up to RUNNING were reached at `time`, those after it at `end_time` (seconds since the epoch).
+    up to RUNNING were reached at `time`, those after it at `end_time` (seconds since the epoch). Where several jobs
+    share the row, these are the first and the last of their times; `when` has those of one.
     """
 
     seq: int
@@ -203,18 +208,23 @@ class EventRow(NamedTuple):
     time: float
     end_time: float
     data: dict[str, Any]
+    times: bytes = b""
+    """Doubles, two for each job in the order of ids; empty where all have the times of the row."""
+
+    def when(self, job_id: int) -> tuple[float, float]:
+        """`time` and `end_time` of one of the jobs."""
+        if not self.times:
+            return self.time, self.end_time
+        began, ended = _TWO_DOUBLES.unpack_from(self.times, _TWO_DOUBLES.size * (job_id - self.first_id))
+        return began, ended
 
     def steps(self, job_id: int) -> list[tuple[str, str, float, dict[str, Any]]]:
         """What one of the jobs passed through: the state left, the state reached, when, and what was said about it."""
         # what a commit says is about its error, or else about where it ended
         told = next((state for state in self.path[1:] if state in ("RUN_ERROR", "RUN_TIMEOUT")), self.path[-1])
+        began, ended = self.when(job_id)
         return [
-            (
-                left,
-                reached,
-                self.end_time if reached in _AFTER_RUNNING else self.time,
-                self.data if reached == told else {},
-            )
+            (left, reached, ended if reached in _AFTER_RUNNING else began, self.data if reached == told else {})
             for left, reached in zip(self.path, self.path[1:], strict=False)
         ]
 

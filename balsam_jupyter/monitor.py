@@ -104,10 +104,7 @@ class Tracker:
                 self._find()
             changed = False
             for row in rows:
-                number = self.ranges.overlap(row.first_id, row.last_id)
-                if number:
-                    apply(self.history, row, number)
-                    changed = True
+                changed |= apply(self.history, row, self.ranges)
             self._seq = rows[-1].seq
             return changed
 

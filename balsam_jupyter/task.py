@@ -17,6 +17,8 @@ from .models import TASK_STATE, TERMINAL, JobRow, Query
 
 log = logging.getLogger(__name__)
 
+FRESH_S = 0.02
+"""For so long after a poll, a task that had ended then is taken to be so still."""
 KILL_MARGIN_S = 2.0
 """How long beyond its `wait_time` a kill waits for the launcher's word that the task is gone."""
 
@@ -28,6 +30,7 @@ class Follower:
         self.site = site
         self._lock = threading.Lock()
         self._cursor = site.engine.events("now").cursor
+        self._polled = float("-inf")
         self._tasks: WeakValueDictionary[int, BalsamTask] = WeakValueDictionary()
 
     def tasks(self, rows: Iterable[JobRow]) -> list[BalsamTask]:
@@ -48,11 +51,14 @@ class Follower:
         engine = self.site.engine
         with self._lock:
             changed: set[int] = set()
-            tasks = dict(self._tasks)
+            tasks: dict[int, BalsamTask] = {}
             while True:
                 page = engine.events(self._cursor)
                 self._cursor = page.cursor
-                changed |= set(tasks) if page.reset else changed_ids(page.rows, tasks)
+                self._polled = time.monotonic()
+                if page.rows or page.reset:
+                    tasks = tasks or dict(self._tasks)
+                    changed |= set(tasks) if page.reset else changed_ids(page.rows, tasks)
                 if not page.rows:
                     break
             if changed:
@@ -65,6 +71,8 @@ class Follower:
 
     def wait(self, until: Callable[[], bool], timeout: float | None) -> bool:
         """Block until `until()` holds (True) or `timeout` seconds have passed (False); woken by changes."""
+        if time.monotonic() - self._polled < FRESH_S and until():
+            return True  # thousands of tasks are asked one after the other
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             cursor = self.poll()

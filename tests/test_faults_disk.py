@@ -197,6 +197,31 @@ def test_python_tasks_wait_for_room(disk, tmp_path):
 
 
 @on_a_small_disk
+def test_short_python_tasks_on_a_full_disk_whose_launcher_dies(disk, tmp_path):
+    """Small and large results: what ended is not run again, and nothing fails."""
+    engine, witness = disk.engine, tmp_path / "witness"
+
+    def run(self, path, n):
+        import os
+
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, f"{n}\n".encode())
+        os.close(fd)
+        return "x" * (n % 2 * 1500)
+
+    submit(engine, python_app(engine, run), [{"path": str(witness), "n": n} for n in range(3000)])
+    allocate(engine)
+    wait_until(engine, lambda: ended(engine) >= 100)
+    disk.fill()
+    os.kill(work.session(engine.store.con, 1)[0], signal.SIGKILL)
+    disk.make_room()
+    wait_until(engine, lambda: ended(engine) == 3000)
+    assert engine.count(Query()) == {"JOB_FINISHED": 3000}
+    assert sorted(map(int, witness.read_text().split())) == list(range(3000))
+    assert integrity(engine) == "ok"
+
+
+@on_a_small_disk
 def test_a_task_that_fills_its_directory_fails_alone(disk, tmp_path):
     engine, witness = disk.engine, tmp_path / "witness"
     [bad] = submit(engine, shell_app(engine, "dd if=/dev/zero of=big bs=64k; sleep 1; rm big; exit 3"))

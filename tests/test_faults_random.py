@@ -225,8 +225,10 @@ class Storm:
         cursor = ""
         while (events := self.engine.events(cursor)).rows:
             cursor = events.cursor
-            passed.update((state, row.first_id) for row in events.rows for state in row.path[1:] if state == "RUNNING")
-            passed.update((row.path[-1], row.first_id) for row in events.rows if row.path[-1] == "JOB_FINISHED")
+            for row in events.rows:
+                told = [state for state in row.path[1:] if state == "RUNNING"]
+                told += [state for state in row.path[-1:] if state == "JOB_FINISHED"]
+                passed.update((state, job) for state in told for job in range(row.first_id, row.last_id + 1))
         for job in {job for _, job in [*seen, *passed]}:
             starts, finishes = seen["start", job], seen["end", job]
             runs, finished = passed["RUNNING", job], passed["JOB_FINISHED", job]

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 import tracemalloc
+from array import array
 from collections.abc import Callable
 
 import pytest
@@ -25,10 +26,16 @@ def event(seq: int, first: int, last: int, path: tuple[str, ...], time: float, e
     return EventRow(seq, first, last, path, time, time if end is None else end, {})
 
 
+def ids(first: int, last: int) -> Ranges:
+    found = Ranges()
+    found.append(first, last)
+    return found
+
+
 def test_a_path_through_running_is_two_changes_in_time() -> None:
     history = History(width=1.0)
-    apply(history, event(1, 1, 1, BORN, 100.0), 1)
-    apply(history, event(2, 1, 1, ("PREPROCESSED", *RAN), 102.0, 105.0), 1)
+    apply(history, event(1, 1, 1, BORN, 100.0), ids(1, 1))
+    apply(history, event(2, 1, 1, ("PREPROCESSED", *RAN), 102.0, 105.0), ids(1, 1))
     series = history.series()
     assert series.start == 100.0
     assert series.counts["WAITING"] == [1, 1, 0, 0, 0, 0]
@@ -38,18 +45,31 @@ def test_a_path_through_running_is_two_changes_in_time() -> None:
 
 def test_what_follows_running_in_a_later_commit_happened_at_its_end_time() -> None:
     history = History(width=1.0)
-    apply(history, event(1, 1, 1, (*BORN, "RUNNING"), 0.0), 1)
-    apply(history, event(2, 1, 1, RAN[:2], 0.0, 2.0), 1)
-    apply(history, event(3, 1, 1, RAN[1:], 0.0, 2.0), 1)
+    apply(history, event(1, 1, 1, (*BORN, "RUNNING"), 0.0), ids(1, 1))
+    apply(history, event(2, 1, 1, RAN[:2], 0.0, 2.0), ids(1, 1))
+    apply(history, event(3, 1, 1, RAN[1:], 0.0, 2.0), ids(1, 1))
     assert history.series().counts["RUNNING"] == [1, 1, 0]
+
+
+def test_tasks_that_share_an_event_have_times_of_their_own() -> None:
+    times = array("d", [1.0, 2.0, 2.0, 4.0, 3.0, 4.0]).tobytes()
+    shared = EventRow(2, 11, 13, ("PREPROCESSED", *RAN), 1.0, 4.0, {}, times)
+    assert [shared.when(job) for job in (11, 12, 13)] == [(1.0, 2.0), (2.0, 4.0), (3.0, 4.0)]
+    history = History(width=1.0)
+    assert apply(history, event(1, 12, 20, BORN, 0.0), ids(12, 20))
+    assert apply(history, shared, ids(12, 20))  # two of the three
+    assert not apply(history, shared, ids(14, 20))
+    series = history.series()
+    assert series.counts["RUNNING"] == [0, 0, 1, 2, 0]
+    assert series.counts["FINISHED"] == [0, 0, 0, 0, 2] and series.counts["WAITING"] == [9, 9, 8, 7, 7]
 
 
 def test_an_error_and_a_rerun_wait_again() -> None:
     history = History(width=1.0)
-    apply(history, event(1, 1, 3, (*BORN, "RUNNING"), 0.0), 3)
-    apply(history, event(2, 1, 1, ("RUNNING", "RUN_TIMEOUT", "RESTART_READY"), 0.0, 1.0), 1)
-    apply(history, event(3, 2, 2, ("RUNNING", "RUN_ERROR", "FAILED"), 0.0, 1.0), 1)
-    apply(history, event(4, 3, 3, ("RUNNING", "USER_KILLED"), 0.0, 1.0), 1)
+    apply(history, event(1, 1, 3, (*BORN, "RUNNING"), 0.0), ids(1, 3))
+    apply(history, event(2, 1, 1, ("RUNNING", "RUN_TIMEOUT", "RESTART_READY"), 0.0, 1.0), ids(1, 1))
+    apply(history, event(3, 2, 2, ("RUNNING", "RUN_ERROR", "FAILED"), 0.0, 1.0), ids(2, 2))
+    apply(history, event(4, 3, 3, ("RUNNING", "USER_KILLED"), 0.0, 1.0), ids(3, 3))
     assert history.counts() == {"WAITING": 1, "RUNNING": 0, "FINISHED": 0, "FAILED": 1, "USER_KILLED": 1}
 
 

@@ -1,9 +1,13 @@
-"""What slot processes write down and takeovers read: one line for each start and each end.
+"""What slot processes write down and takeovers read: an entry for each start and each end.
 
-The lines live in the page cache the moment they are written, so they survive SIGKILL of any process.
-A slot process holds `flock` on its journal for as long as it lives, and writes ``O`` when it has seen
-that its launcher is gone and will start nothing more. The first line has its process id; room taken in
-advance, so that an end can be written on a full disk, is zeros behind the last line.
+A spawner writes lines: ``P pid`` first, ``S id attempt time clock``, ``N id attempt`` (a start taken back), ``E id
+attempt code time runtime [outcome]``, ``O``. A worker writes a length (4 bytes), a marshalled tuple and a byte that
+ends it: (pid,) first, (id, attempt, time, clock), (id, attempt, code, time, runtime, outcome), ().
+
+Entries live in the page cache the moment they are written, so they survive SIGKILL of any process. One without its
+last byte was never written down. Room taken in advance, so that an end can be written on a full disk, is zeros behind
+the last entry. A slot process holds `flock` on its journal for as long as it lives, and writes ``O`` (or the empty
+tuple) when it has seen that its launcher is gone and will start nothing more.
 """
 
 from __future__ import annotations
@@ -44,6 +48,9 @@ def read(path: Path) -> Journal:
     journal = Journal(path, alive=is_locked(path))
     if not path.exists():  # its process ended before it wrote anything
         return journal
+    if path.suffix == ".worker":
+        _read_worker(journal, path.read_bytes())
+        return journal
     for line in path.read_bytes().split(b"\n")[:-1]:  # a line without its end was never written down
         kind, *words = line.split(b" ")
         if kind == b"O":
@@ -59,6 +66,24 @@ def read(path: Path) -> Journal:
             outcome = marshal.loads(base64.b64decode(words[5])) if len(words) > 5 else None
             journal.ends[int(words[0]), int(words[1])] = int(words[2]), float(words[3]), float(words[4]), outcome
     return journal
+
+
+def _read_worker(journal: Journal, content: bytes) -> None:
+    at = 0
+    while size := int.from_bytes(content[at : at + 4], "little"):
+        start, end = at + 4, at + 4 + size
+        at = end + 1
+        if content[end:at] != b"\n":
+            return
+        entry = marshal.loads(content[start:end])
+        if len(entry) == 6:
+            journal.ends[entry[0], entry[1]] = entry[2:]
+        elif len(entry) == 4:
+            journal.starts[entry[0], entry[1]], journal.clocks[entry[0], entry[1]] = entry[2:]
+        elif entry:
+            journal.pid = entry[0]
+        else:
+            journal.orphaned = True
 
 
 def is_locked(path: Path) -> bool:

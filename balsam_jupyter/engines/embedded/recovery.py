@@ -21,7 +21,7 @@ from ...codec import encode
 from . import processes
 from .doorbell import Bell
 from .journal import Journal, is_locked, read
-from .launcher.ending import handed_on, log_tail
+from .launcher.ending import handed_on, log_tail, settle_stage
 from .launcher.placement import Place, place_file
 from .launcher.reading import read_outputs
 from .sessions import (
@@ -129,11 +129,14 @@ class Recovery:
             return 0
         (folder / "fenced").touch()
         journals = self._journals(mark, folder)
+        held = work.held(self.store.con, session)
+        for one in (each for each in journals if each.path.suffix == ".worker" and not each.alive):
+            settle_stage(self.site, one, (job for job, _ in held))
         doomed = work.doomed(self.store.con, session)
         ends: list[End] = []
         begun: list[tuple[int, str, float]] = []
         unbegun: list[int] = []
-        for job, kill_wait in work.held(self.store.con, session):
+        for job, kill_wait in held:
             key = job.id, job.attempt
             journal = next((j for j in journals if key in j.starts or key in j.ends), None)
             if job.id in doomed and journal is not None and journal.ends.get(key, (0,))[0] != 0:

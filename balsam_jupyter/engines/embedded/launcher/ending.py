@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from ....outputs import regular
 from .. import processes
 from ..journal import Journal, read
 from ..sessions import process_mark, task_mark
-from ..store.work import End
+from ..store.work import Done, End, Work
+from . import stage
 from .ranks import Outcome, read_outcome, remove_task, task_file
 from .slot import Channel, Slot
 
@@ -45,6 +47,15 @@ def handed_on(record: AppRecord, outcome: str) -> str:
     if outcome == "error" and "handle_error" in record.hooks:
         return "erred"
     return "timed" if outcome == "timeout" and "handle_timeout" in record.hooks else outcome
+
+
+def settle_stage(site: Path, journal: Journal, held: Iterable[Work]) -> None:
+    """Give what a worker that died has left in its stage to the task it ran; else remove the stage."""
+    ran = [work for work in held if (work.id, work.attempt) in journal.starts]
+    ran.sort(key=lambda work: (work.id, work.attempt) in journal.ends)  # the one in flight first
+    for work in ran:
+        in_flight = (work.id, work.attempt) not in journal.ends
+        stage.settle(str(journal.path), f"{site}/data/{work.workdir}", in_flight)
 
 
 class Endings:
@@ -99,6 +110,34 @@ class Endings:
         outcome = read_outcome(task)
         remove_task(task)
         return outcome
+
+    def done(self, channel: Channel, done: list[tuple[int, float, float, str | bytes | None]]) -> None:
+        """Many Python tasks have returned, and that is all there is to say: job, start time, runtime (s), value."""
+        pilot, held = self.pilot, self.pilot.jobs
+        line, total, number = None, 0.0, 0
+        for job_id, began, runtime, value in done:
+            channel.jobs.pop(job_id, None)
+            job = held.get(job_id)
+            if job is None:
+                continue
+            assert job.app is not None
+            record = job.app.record
+            if record.hooks or record.transfers or record.cleanup_files:
+                job.line.ran(runtime)
+                self.ended(job, 0, began, runtime, (value, "", None, ""))
+                continue
+            del held[job_id]
+            pilot.done.append(Done(job_id, job.state, began, runtime, value, record.version))
+            if job.over is not None:
+                job.over.set()
+            line, total, number = job.line, total + runtime, number + 1
+        if line is not None:
+            line.ran(total / number, number)
+        if pilot.starts:
+            for job_id, *_ in done:
+                pilot.starts.pop(job_id, None)
+        if not held:
+            self.all_over.set()
 
     def tell(self, end: End) -> None:
         """Leave an end to the next commit."""
@@ -230,6 +269,9 @@ class Endings:
 
     def settle(self, slot: Slot, channel: Channel, code: int | None, journal: Journal) -> None:
         """What a slot process that is gone had been given: ended, in flight, or not begun."""
+        if channel.kind == "worker":
+            held = [self.pilot.jobs[job_id].work for job_id in channel.jobs if job_id in self.pilot.jobs]
+            settle_stage(self.pilot.site, journal, held)
         for job_id in list(channel.jobs):
             job = self.pilot.jobs.get(job_id)
             channel.jobs.pop(job_id)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ....codec import decode
 from ..sessions import is_full
 from ..store import records
+from ..store.work import Work
 from .lines import Job, Line
 from .prepare import App, Preparer, launch_words
 from .ranks import task_file
@@ -17,8 +19,19 @@ if TYPE_CHECKING:
     from .pilot import Pilot
 
 BROKEN_S = 10.0  # a Python that did not start is not tried again for so long
-Batches = dict[int, tuple[Channel, list[tuple[Any, ...]]]]
-"""Tasks for slot processes, by the descriptor of the process's pipe."""
+
+
+class Way(NamedTuple):
+    """How jobs of one spec get to a slot process: what is found out once for many of them."""
+
+    spec_id: int
+    app: App
+    channel: Channel
+    number: int
+    """What the process knows the app (and the spec) by."""
+    to_worker: bool
+    launch: list[str]
+    """The words that start the ranks."""
 
 
 class Handing:
@@ -33,35 +46,52 @@ class Handing:
 
     def fill(self, slot: Slot, line: Line) -> None:
         """Give the slot what it can do in a moment."""
-        depth, have = line.depth, slot.handed
+        depth, have = line.share, slot.handed
         if have > depth // 2 or slot.slow:
             return
-        batches: Batches = {}
-        while have < depth and line.backlog and self._hand_over(line.backlog[0], slot, batches):
+        way: Way | None = None
+        data = self.pilot.data
+        tasks: list[tuple[Any, ...]] = []
+        while have < depth and line.backlog:
+            job = line.backlog[0]
+            try:
+                if way is None or way.spec_id != job.work.spec_id:
+                    found = self._way(job, slot)
+                    if found is None or (way is not None and found.channel is not way.channel):
+                        break
+                    way = found
+                job.app = app = way.app
+                work = job.work
+                if way.to_worker:
+                    files = self.preparer.files(app, decode(work.parameters)) if app.texts else app.fixed
+                    directory = data + work.workdir
+                    tasks.append((work.id, work.attempt, directory, way.number, work.parameters, work.data, files))
+                else:
+                    tasks.append(self._command(work, way))
+            except Exception as error:
+                if isinstance(error, OSError) and is_full(error):
+                    break
+                # Whatever else is wrong with this task or its app is the end of this task alone.
+                self.pilot.endings.failed(job, f"This task could not be prepared: {error}")
+            else:
+                way.channel.jobs[work.id] = None
+                job.slot, job.channel = slot, way.channel
+            line.backlog.popleft()
             have += 1
-        for channel, tasks in batches.values():
-            channel.send(("run", tasks))
+        if way is not None and tasks:
+            way.channel.send(("run", tasks))
 
-    def _hand_over(self, job: Job, slot: Slot, batches: Batches) -> bool:
-        """Take the first job of the line for the slot; False if the slot cannot have it now."""
-        try:
-            job.app = app = self.app(job.work.app_id)
-            channel = self._channel(app, job.line, slot)
-            if channel is None:
-                return False
-            task = self._task(job, app, channel, slot)
-        except Exception as error:
-            if isinstance(error, OSError) and is_full(error):
-                return False
-            # Whatever else is wrong with this task or its app is the end of this task alone.
-            job.line.backlog.popleft()
-            self.pilot.endings.failed(job, f"This task could not be prepared: {error}")
-            return True
-        job.line.backlog.popleft()
-        batches.setdefault(channel.outlet, (channel, []))[1].append(task)
-        channel.jobs[job.work.id] = None
-        job.slot, job.channel = slot, channel
-        return True
+    def _way(self, job: Job, slot: Slot) -> Way | None:
+        """How jobs of this job's spec get to the slot; None if it cannot have them now."""
+        job.app = app = self.app(job.work.app_id)
+        channel = self._channel(app, job.line, slot)
+        if channel is None:
+            return None
+        if channel.kind == "worker":
+            number = slot.tell_call(channel, app, job.work.spec_id, self.pilot.tags[job.work.spec_id])
+        else:
+            number = slot.tell(channel, app)
+        return Way(job.work.spec_id, app, channel, number, channel.kind == "worker", self._launch(job.line))
 
     def _channel(self, app: App, line: Line, slot: Slot) -> Channel | None:
         """The slot process for jobs of this app; None if it cannot take one now."""
@@ -80,18 +110,16 @@ class Handing:
         slot.bind(channel)
         return channel
 
-    def _task(self, job: Job, app: App, channel: Channel, slot: Slot) -> tuple[Any, ...]:
-        each = job.work
+    def _command(self, each: Work, way: Way) -> tuple[Any, ...]:
+        """A spawner's task."""
         directory = self.pilot.data + each.workdir
-        number = slot.tell(channel, app)
-        launch = self._launch(job.line)
-        if app.record.kind == "shell":
-            return self.preparer.command(app, number, each.id, each.attempt, directory, each.parameters, launch)
+        if way.app.record.kind == "shell":
+            return self.preparer.command(
+                way.app, way.number, each.id, each.attempt, directory, each.parameters, way.launch
+            )
         info = {"tags": self.pilot.tags[each.spec_id], "data": json.loads(each.data) if each.data else {}}
-        if launch:
-            task = task_file(self.pilot.session.folder, each.id, each.attempt)
-            return self.preparer.ranks(app, number, each, directory, info, launch, task)
-        return self.preparer.call(app, number, each.id, each.attempt, directory, each.parameters, info)
+        task = task_file(self.pilot.session.folder, each.id, each.attempt)
+        return self.preparer.ranks(way.app, way.number, each, directory, info, way.launch, task)
 
     def _launch(self, line: Line) -> list[str]:
         """The words that start the ranks of a line's jobs."""

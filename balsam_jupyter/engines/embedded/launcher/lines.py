@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 AHEAD_S = 0.06  # a slot is given work for about so long
 STOCK_S = 0.15  # and the launcher holds work for about so long
-MOST_AHEAD, MOST_STOCK = 128, 512  # in jobs, for each slot
+MOST_AHEAD, MOST_STOCK = 1000, 1000  # in jobs, for each slot
+FIRST = 500  # jobs fetched at first
 
 
 class Job:
@@ -54,6 +55,7 @@ class Line:
         self.backlog: deque[Job] = deque()
         self.slots: list[Slot] = []
         self.more = False  # the store may have more of them
+        self.flowing = False  # the last check-out brought as many as were wanted
         self.mean_s = 0.0  # of recent runs, an exponential average
 
     @property
@@ -61,13 +63,26 @@ class Line:
         """Sorts the lines: by the site's order, within equals first submitted first."""
         return self.rank, self.backlog[0].work.id if self.backlog else 0
 
-    def ran(self, runtime_s: float) -> None:
-        self.mean_s = runtime_s if not self.mean_s else 0.8 * self.mean_s + 0.2 * runtime_s
+    def ran(self, runtime_s: float, number: int = 1) -> None:
+        """So many of its jobs have run, for so long on average."""
+        kept = 0.8**number
+        self.mean_s = runtime_s if not self.mean_s else kept * self.mean_s + (1 - kept) * runtime_s
 
     @property
     def depth(self) -> int:
         """How many jobs to hand to a slot."""
         return int(min(MOST_AHEAD, max(1.0, AHEAD_S / self.mean_s))) if self.mean_s else 1
+
+    @property
+    def share(self) -> int:
+        """How many jobs a slot should have at the most: what is left is shared out evenly."""
+        handed = sum(slot.handed for slot in self.slots)
+        return min(self.depth, -(-(len(self.backlog) + handed) // self.capacity))
+
+    @property
+    def low(self) -> bool:
+        """Whether a slot will soon have nothing to do, and nothing waits for it."""
+        return not self.backlog and any(slot.handed <= self.depth // 2 for slot in self.slots)
 
     @property
     def stock(self) -> int:
@@ -78,4 +93,8 @@ class Line:
     def wanted(self) -> int:
         """How many jobs to check out now."""
         stock = self.stock
-        return stock - len(self.backlog) if self.more and len(self.backlog) <= stock // 2 else 0
+        if not self.more or len(self.backlog) > stock // 2:
+            return 0
+        if stock > FIRST and not self.flowing:
+            return FIRST  # so that work begins while more is fetched
+        return stock - len(self.backlog)

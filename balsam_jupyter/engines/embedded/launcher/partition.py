@@ -98,11 +98,9 @@ class Partition:
 
     @property
     def hungry(self) -> bool:
-        """Whether something idles that jobs in the store could use."""
+        """Whether something idles, or soon will, that jobs in the store could use."""
         return any(
-            line.more
-            and not line.backlog
-            and (any(not slot.handed for slot in line.slots) or self.nodes.fits(line.need))
+            line.more and (line.low or (not line.backlog and self.nodes.fits(line.need)))
             for line in self.lines.values()
         )
 

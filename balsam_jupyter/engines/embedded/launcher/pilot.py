@@ -24,7 +24,7 @@ from ..sessions import Session
 from ..site import Settings
 from ..store import Store, records, work
 from ..store.schema import StoreBusy
-from ..store.work import End
+from ..store.work import Done, End
 from .ending import Endings
 from .handing import BROKEN_S, Handing
 from .lines import Job
@@ -60,6 +60,7 @@ class Pilot:
         self.tags: dict[int, dict[str, str]] = {}  # of every spec
         self.starts: dict[int, float] = {}
         self.ends: list[End] = []
+        self.done: list[Done] = []
         self.released: list[int] = []
         self.news = True  # something in the store may concern this launcher
         self.stopping = ""
@@ -101,9 +102,9 @@ class Pilot:
         """Until idle, out of wall time, revoked or told to stop; returns the reason."""
         self.recover()
         while True:
-            ready = self.poll.poll(self.patience() * 1000)
+            ready = self.ready()
             self.session.beat(self.store)
-            for fd, _ in ready:
+            for fd in ready:
                 self.serve(fd)
             for workers in self.workers.values():
                 if not workers.patience():
@@ -133,6 +134,17 @@ class Pilot:
             elif now - self.idle_since >= self.settings.idle_time_s and not self.more:
                 self.stop(f"nothing to run for {self.settings.idle_time_s:g} s")
 
+    def ready(self) -> list[int]:
+        """Descriptors with something to read, waited for as long as there is time; what could not be sent is sent."""
+        full = [channel for _, channel in self.channels.values() if channel.unsent]
+        for channel in full:
+            self.poll.register(channel.inlet, select.POLLOUT)
+        found = self.poll.poll(self.patience() * 1000)
+        for channel in full:
+            self.poll.unregister(channel.inlet)
+            channel.push()
+        return [fd for fd, _ in found]
+
     def later(self, call: Callable[[], None]) -> None:
         """Have the loop make this call; for other threads and signal handlers."""
         self.calls.append(call)
@@ -161,8 +173,6 @@ class Pilot:
             frames, gone = channel.receive()
             for frame in frames:
                 self.heard(slot, channel, frame)
-            if channel.unsent:
-                channel.push()
             if gone:
                 self.lost(slot, channel)
 
@@ -170,7 +180,7 @@ class Pilot:
 
     def heard(self, slot: Slot, channel: Channel, frame: tuple) -> None:  # type: ignore[type-arg]
         channel.ready = True
-        started, ends, returned, *extracted = frame
+        started, ends, returned, extracted, done = frame if len(frame) == 5 else (*frame, (), ())
         if started is not None and started[0] in self.jobs:
             self.starts[started[0]] = started[1]
         for job_id, code, began, runtime, *outcome in ends:
@@ -179,11 +189,13 @@ class Pilot:
                 job = self.jobs[job_id]
                 job.line.ran(runtime)
                 self.endings.ended(job, code, began, runtime, outcome[0] if outcome else None)
+        if done:
+            self.endings.done(channel, done)
         for job_id in reversed(returned):
             channel.jobs.pop(job_id, None)
             self.take_back(job_id)
-        channel.slow = bool(channel.jobs) and (bool(returned) or (channel.slow and not ends))
-        for job_id, value, note in extracted[0] if extracted else ():
+        channel.slow = bool(channel.jobs) and (bool(returned) or (channel.slow and not (ends or done)))
+        for job_id, value, note in extracted:
             channel.extracting.discard(job_id)
             self.endings.extracted(job_id, value, note)
 
@@ -227,7 +239,7 @@ class Pilot:
 
     @property
     def uncommitted(self) -> bool:
-        return bool(self.ends or self.starts or self.released)
+        return bool(self.ends or self.done or self.starts or self.released)
 
     @property
     def more(self) -> bool:
@@ -253,7 +265,7 @@ class Pilot:
         wishes = [] if self.stopping else [wish for partition in self.partitions for wish in partition.wishes()]
         if not (self.uncommitted or wishes):
             return
-        starts, ends, released = self.starts, self.ends, self.released
+        starts, ends, done, released = self.starts, self.ends, self.done, self.released
         running = [(job_id, self.jobs[job_id].state, when) for job_id, when in starts.items() if job_id in self.jobs]
         session = self.session.id
         try:
@@ -261,6 +273,7 @@ class Pilot:
                 work.require_open(con, session)
                 work.commit_starts(con, session, running)
                 runnable = work.commit_ends(con, session, ends)
+                runnable |= work.commit_done(con, session, done)
                 work.release(con, session, released)
                 taken = [
                     (line, want, work.check_out(con, session, self.allocation_id, line.shape_id, line.specs, want))
@@ -273,19 +286,19 @@ class Pilot:
             time.sleep(GROUP_S)
             return
         self.trouble = ""
-        self.starts, self.ends, self.released = {}, [], []
+        self.starts, self.ends, self.done, self.released = {}, [], [], []
+        self.news |= runnable  # a child, or a job that is run again
         for job_id, _, _ in running:
             self.jobs[job_id].state = "RUNNING"
         for line, want, works in taken:
-            line.more = len(works) == want
+            line.more = line.flowing = len(works) == want
             for each in works:
                 job = self.jobs[each.id] = Job(each, line)
                 line.backlog.append(job)
         self.folded = False
-        self.news |= runnable  # a child, or a job that is run again
-        if running or ends or released:
+        if running or ends or done or released:
             self.bell.ring(but=self.ear)
-        if ends:
+        if ends or done:
             ensure(self.site, self.store)
 
     def look_around(self) -> None:

@@ -166,17 +166,3 @@ class Preparer:
         if key not in self._programs:
             self._programs[key] = os.fsencode(shutil.which(key[0], path=path) or name)
         return self._programs[key]
-
-    def call(
-        self,
-        app: App,
-        number: int,
-        job: int,
-        attempt: int,
-        directory: str,
-        parameters: str | bytes,
-        info: Mapping[str, Any],
-    ) -> tuple[Any, ...]:
-        """A worker's task; `number` names the app there."""
-        values = decode(parameters) if app.texts else {}
-        return job, attempt, directory, number, parameters, encode(dict(info)), attempt > 1, self.files(app, values)

@@ -96,7 +96,7 @@ def _worker() -> ModuleType:
 
 
 def _call(worker: Any, me: int, record: Record, job: int, parameters: str | bytes, info: str) -> Outcome:
-    app = worker.App(*record)
+    app = worker.userapp.App(*record)
     given = worker.decode(parameters)
     directory = Path.cwd()
     value = app.call(SimpleNamespace(id=job, workdir=directory, parameters=given, **worker.decode(info)), given)
@@ -113,7 +113,7 @@ def _users(worker: Any, error: BaseException) -> TracebackType | None:
     inner = error.__traceback__
     while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
         inner = inner.tb_next
-    trace: TracebackType | None = worker._users(inner)
+    trace: TracebackType | None = worker.userapp.user_frames(inner)
     return trace or error.__traceback__
 
 
@@ -155,7 +155,7 @@ def main(path: str) -> None:
     if error is not None:
         text = "".join(traceback.format_exception(type(error), error, _users(worker, error)))
         print(text, file=sys.stderr)
-        outcome = (None, f"{text}(rank {me})\n" if me else text, worker._pickled(error), "")
+        outcome = (None, f"{text}(rank {me})\n" if me else text, worker.userapp.pickled(error), "")
     if code:
         _write_first(Path(f"{path}.error"), outcome)
         _flush()

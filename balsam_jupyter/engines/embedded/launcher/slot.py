@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import marshal
 import os
 import subprocess
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from .lines import Line
 
 _HERE = Path(__file__).parent
-_PIPE = 1 << 16  # what a pipe holds; a larger buffer costs more to allocate than it saves
+_PIPE = 1 << 16  # read at a time; a larger buffer costs more to allocate than it saves
+_ROOM = 1 << 20  # so that a slot process is not held up while the launcher commits
 
 
 Start = Callable[[list[str], Mapping[str, str]], "subprocess.Popen[bytes] | RemoteProcess"]
@@ -44,6 +47,9 @@ class Channel:
         self.process = start(argv, env)
         assert self.process.stdin is not None and self.process.stdout is not None
         self.inlet, self.outlet = self.process.stdin.fileno(), self.process.stdout.fileno()
+        for pipe in (self.inlet, self.outlet):
+            with contextlib.suppress(OSError):  # the system may limit how much a user's pipes hold
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _ROOM)
         os.set_blocking(self.inlet, False)
         os.set_blocking(self.outlet, False)
         self.unsent = bytearray()
@@ -200,6 +206,14 @@ class Slot:
         channel.unsent.clear()
         self.worker = None
         self.retired.append(channel)
+
+    def tell_call(self, channel: Channel, app: App, spec: int, tags: Mapping[str, str]) -> int:
+        """Make known to a worker what all jobs of a spec share, once; its number there."""
+        key = app.number, spec
+        if key not in channel.known:
+            channel.known[key] = len(channel.known)
+            channel.send(("call", channel.known[key], self.tell(channel, app), json.dumps(tags, separators=(",", ":"))))
+        return channel.known[key]
 
     def tell(self, channel: Channel, app: App) -> int:
         """Make an app (for a spawner: its environment on this place) known to the process, once; its number there."""

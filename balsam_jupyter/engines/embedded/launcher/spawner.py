@@ -39,6 +39,7 @@ AHEAD = 1 << 14  # and so many are taken at a time
 
 TYPE_CHECKING = False  # typing itself is not imported: this process is to be small
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     Task = tuple[int, int, str, list[bytes], int, list[tuple[str, str, bytes]], bool]
@@ -48,22 +49,34 @@ def full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def when_there_is_room(do: Callable[..., Any], *given: Any) -> Any:
+    """Do it; again and again while the disk is full."""
+    while True:
+        try:
+            return do(*given)
+        except OSError as error:
+            if not full(error):
+                raise
+        time.sleep(FULL_S)
+
+
 class Record:
     """The journal as it is written, locked for as long as its process lives.
 
     Room is taken before a task starts, so that its end can be written although the disk is full by then.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, pid: bytes, gone: bytes) -> None:
+        self.gone = gone  # what to write when the launcher is gone
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
         fcntl.flock(self.fd, fcntl.LOCK_EX)
         self.size = self.taken = 0
         self.wait_for_room(ROOM)
-        self.write(b"P %d\n" % os.getpid())
+        self.write(pid)
         # Who takes over makes this file first and reads the journals then: one of us sees the other.
         self.fenced = os.path.exists(os.path.join(os.path.dirname(path), "fenced"))
         if self.fenced:
-            self.write(b"O\n")
+            self.write(gone)
 
     def take_room(self, size: int) -> None:
         """See to it that so many bytes can be written; raises OSError while the disk is full, also for a task."""
@@ -76,16 +89,14 @@ class Record:
             self.taken = self.size + size + AHEAD
 
     def wait_for_room(self, size: int) -> None:
-        while True:
-            try:
-                return self.take_room(size)
-            except OSError as error:
-                if not full(error):
-                    raise
-                time.sleep(FULL_S)
+        if self.taken - self.size < size:
+            when_there_is_room(self.take_room, size)
 
     def write(self, line: bytes) -> None:
-        self.size += os.pwrite(self.fd, line, self.size)
+        while line:  # on some file systems no room can be taken in advance
+            written = when_there_is_room(os.pwrite, self.fd, line, self.size)
+            self.size += written
+            line = line[written:]
 
 
 class Spawner:
@@ -94,7 +105,7 @@ class Spawner:
         self.telling = False
         self.rotated = (0, 0)
         signal.signal(signal.SIGUSR1, self.taken_over)
-        self.record = Record(journal)
+        self.record = Record(journal, b"P %d\n" % os.getpid(), b"O\n")
         create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
         log = [
             (os.POSIX_SPAWN_OPEN, 0, b"/dev/null", os.O_RDONLY, 0),
@@ -149,7 +160,7 @@ class Spawner:
         if not data:
             self.orphaned = True
             self.queue.clear()
-            self.record.write(b"O\n")
+            self.record.write(self.record.gone)
             return
         self.inbox += data
         while len(self.inbox) >= 4:

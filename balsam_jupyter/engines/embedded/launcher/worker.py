@@ -2,28 +2,28 @@
 
 Started by path with the app's own Python. Frames as in `spawner.py`:
 
-In:  ("app", key, record), ("cores", [id, …]), ("run", [task, …]), ("drop", job id),
+In:  ("app", key, record), ("call", number, app key, tags), ("cores", [id, …]), ("run", [task, …]), ("drop", job id),
      ("extract", job id, directory, app key)
-     record = (name, payload, sys_path, output specs)
-     task = (job id, attempt, directory, app key, parameters, info, keep_log, files)
-Out: (started, ends, returned, extracted)
+     record = (name, payload, sys_path, output specs), tags = JSON text
+     task = (job id, attempt, directory, call number, parameters, data as JSON text or None, files)
+Out: (started, ends, returned, extracted, done)
      ends = [(job id, return code, start time, runtime in s, (value, error, exception, note)), …]
      extracted = [(job id, value, note), …]
+     done = [(job id, start time, runtime in s, value), …]: ends of which there is nothing else to say
 
-The journal is the spawner's, with the outcome behind each end. A reader thread listens to the launcher
-while the main thread is inside a user's function. A function that crashes the process, or calls
+The journal says what a spawner's says, with the outcome of each end; see `journal.py`. A reader thread listens to
+the launcher while the main thread is inside a user's function. A function that crashes the process, or calls
 ``os._exit``, fails its task alone: the launcher sees the end of the pipe and reads the journal.
 """
 
 from __future__ import annotations
 
-import base64
+import _thread
 import contextlib
+import importlib
 import importlib.util
-import linecache
 import marshal
 import os
-import pickle
 import select
 import signal
 import sys
@@ -32,14 +32,16 @@ import time
 import traceback
 from collections import deque
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+
+_handler = importlib.import_module("_signal").getsignal  # signal.getsignal makes an enum of each, which is slow
 
 FLUSH_S = 0.005
 PATIENCE_S = 0.05
 HANDLED = (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGUSR1)
+MANY = 100  # in so large a batch, looking which directories are there costs less than asking for each
 RETIRED = 83  # exit code of a worker that makes room for a fresh one
-_OWN_THREADS = 3
+_OWN_THREADS = 2  # beside the main one
 
 
 def load(name: str, file: Path, folder: Path | None = None) -> Any:
@@ -59,104 +61,137 @@ from balsam_jupyter.codec import decode, encode  # noqa: E402
 from balsam_jupyter.outputs import extract  # noqa: E402
 
 files = load("_balsam_jupyter_spawner", Path(__file__).with_name("spawner.py"))
+userapp = load("_balsam_jupyter_userapp", Path(__file__).with_name("userapp.py"))
+stages = load("_balsam_jupyter_stage", Path(__file__).with_name("stage.py"))
 
 
-def encoded(values: dict[str, Any], note: str) -> tuple[str | bytes, str]:
-    """Values as the store has them; NaN and a line in the note for one that cannot be pickled."""
-    try:
-        return encode(values), note
-    except Exception:
-        kept = {}
-        for name, value in values.items():
-            try:
-                encode(value)
-                kept[name] = value
-            except Exception:
-                kept[name] = float("nan")
-                note = f"{note}\n{name}: a {type(value).__name__} cannot be pickled".strip()
-        return encode(kept), note
-
-
-class App:
-    """The functions and attributes of a user's class, put together again as a plain class."""
-
-    def __init__(self, name: str, payload: bytes | None, sys_path: list[str], outputs: dict[str, str | None]) -> None:
-        sys.path.extend(entry for entry in sys_path if entry not in sys.path)
-        parts: dict[str, dict[str, Any]] = pickle.loads(payload) if payload else {}
-        for file, text in parts.get("sources", {}).items():  # cells of a notebook, for tracebacks to show
-            linecache.cache[file] = len(text), None, text.splitlines(keepends=True), file
-        self.cls = type(name, (), {**parts.get("attributes", {}), **parts.get("functions", {})})
-        self.outputs = {key: parts["outputs"][key] if spec is None else spec for key, spec in outputs.items()}
-
-    def call(self, job: SimpleNamespace, parameters: dict[str, Any]) -> Any:
-        instance = self.cls()
-        instance.job = job
-        return instance.run(**parameters)
+def entry(content: tuple[Any, ...]) -> bytes:
+    """An entry of the journal."""
+    said = marshal.dumps(content)
+    return len(said).to_bytes(4, "little") + said + b"\n"
 
 
 class Worker:
     def __init__(self, journal: str, split_stderr: bool) -> None:
-        self.woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(signal.SIGUSR1, lambda *_: None)  # others have taken over; heard also inside C code
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        self.record = files.Record(journal)
-        self.split_stderr = split_stderr
         # The user's functions may read stdin and write stdout: the frames move out of their way.
         self.inlet, self.outlet = os.dup(0), os.dup(1)
-        self.null = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(self.null, fd)
+        self.stage = stages.Stage(stages.name_of(journal), split_stderr)
+        self.stage.hide(self.export)
+        self.woken, self.wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGUSR1, self.taken_over)
+        self.listen_in_c()
+        self.record = files.Record(journal, entry((os.getpid(),)), entry(()))
         # A child that a task forks must not keep the pipes open or the journal locked.
         os.register_at_fork(after_in_child=self.close_private)
-        self.environment = dict(os.environ)
-        self.handlers = {number: signal.getsignal(number) for number in HANDLED}
+        self.variables: dict[bytes, bytes] = vars(os.environ)["_data"]  # the bytes of os.environ, quick to compare
+        self.environment = dict(self.variables)
+        self.exported = False  # BALSAM_JOB_ID is in the environment that processes inherit, too
+        self.handlers = [(int(n), _handler(n)) for n in HANDLED]
         self.records: dict[int, tuple[str, bytes | None, list[str], dict[str, str | None]]] = {}
-        self.apps: dict[int, App] = {}
+        self.apps: dict[int, Any] = {}
+        self.calls: dict[int, tuple[int, str]] = {}
+        self.lock = threading.Lock()  # holds what the threads share: all of the following
+        self.changed = threading.Condition(self.lock)
         self.queue: deque[Any] = deque()
-        self.changed = threading.Condition()
         self.orphaned = self.record.fenced
         self.current: tuple[int, float, float] | None = None  # job id, start time, clock
-        self.told = 0
+        self.parked = False  # the watch waits for the end of a long task
         self.ends: list[Any] = []
+        self.done: list[Any] = []
         self.returned: list[int] = []
         self.extracted: list[Any] = []
-        self.last_flush = 0.0
+        self.unwritten = b""  # the journal's record of the last end; the next start is written with it
+        self.untold: tuple[Any, ...] = ()  # and what the launcher is told of it then
+        self.last_flush = self.last_look = 0.0
+        self.full = False  # the disk
 
     def main(self) -> None:
         threading.Thread(target=self.listen, daemon=True).start()
         threading.Thread(target=self.keep_watch, daemon=True).start()
         self.flush(hello=True)
         while True:
-            with self.changed:
-                if threading.active_count() > _OWN_THREADS:
-                    self.flush()
-                    os._exit(RETIRED)  # threads a task left behind end with the process
-                while not self.queue:
-                    self.flush()
-                    if self.orphaned:
-                        return
-                    self.changed.wait()
-                if self.queue[0][0] == "run" and not self.room():
-                    self.changed.wait(files.FULL_S)
-                    continue
-                item = self.queue.popleft()
-                if item[0] == "run":
-                    self.begin(item[1])
-                    self.changed.notify_all()
-            if item[0] == "run":
-                self.run(item[1])
-            else:
+            item = self.take()
+            if item is None:
+                if not self.rest():
+                    return
+            elif item[0] == "extract":
                 self.read_outputs(*item[1:])
+            elif item[0] == "look":
+                self.stage.look(item[1])
+            else:
+                self.run(*item)
+                if _thread._count() > _OWN_THREADS:
+                    self.finish()
+                    os._exit(RETIRED)  # threads a task left behind end with the process
 
-    def room(self) -> bool:
+    def take(self) -> Any:
+        """What to do next, for a task with the time and clock of its start; None if there is nothing, or no room.
+
+        A start is written down in the same breath: what the launcher's successor finds not begun never begins.
+        """
+        with self.lock:
+            if not self.queue or self.orphaned:
+                return None
+            item = self.queue[0]
+            if item[0] not in ("extract", "look"):
+                began, clock = time.time(), time.monotonic()
+                self.full = not self.has_room(clock)
+                if self.full:
+                    return None
+                self.note((item[0], began, clock), entry((item[0], item[1], began, clock)))
+                item = item, began, clock
+            self.queue.popleft()
+            return item
+
+    def has_room(self, clock: float) -> bool:
         """Whether a start and its end can be written: no task begins while the disk is full."""
+        size = len(self.unwritten) + files.ROOM
+        if clock - self.last_look < FLUSH_S and self.record.taken - self.record.size >= size:
+            return True
         try:
-            self.record.take_room(files.ROOM)
+            self.record.take_room(size)
         except OSError as error:
             if not files.full(error):
                 raise
             return False
+        self.last_look = clock
         return True
+
+    def note(self, current: tuple[int, float, float] | None, begun: bytes = b"") -> None:
+        """Write down the last end, with what begins now; the next flush tells of it. The lock is held."""
+        if self.unwritten or begun:
+            self.record.write(self.unwritten + begun)
+        if self.unwritten:
+            (self.done if len(self.untold) == 4 else self.ends).append(self.untold)
+            self.unwritten = b""
+        self.current = current
+        if self.parked:
+            self.changed.notify_all()
+
+    def rest(self) -> bool:
+        """Nothing can be done: tell what there is to tell, and wait. False once the launcher is gone."""
+        self.finish()
+        with self.changed:
+            if self.full:
+                self.changed.wait(files.FULL_S)
+            while not self.queue and not self.orphaned:
+                self.changed.wait()
+            return not self.orphaned
+
+    def finish(self) -> None:
+        with self.lock:
+            self.note(None)
+        self.flush()
+        self.stage.close()
+
+    def listen_in_c(self) -> None:
+        """Have SIGUSR1 heard also while the main thread is inside C code. A task may undo it (asyncio does)."""
+        signal.set_wakeup_fd(self.wake, warn_on_full_buffer=False)
+
+    def taken_over(self, *_: object) -> None:
+        """Others have taken over from the launcher: it does not listen, and the pipe may be full."""
+        os.dup2(self.stage.null, self.outlet)
+        os.write(self.wake, bytes([signal.SIGUSR1]))
 
     def listen(self) -> None:
         inbox = bytearray()
@@ -168,7 +203,7 @@ class Worker:
         with self.changed:
             self.queue.clear()
             self.orphaned = True
-            self.record.write(b"O\n")
+            self.record.write(self.record.gone)
             self.changed.notify_all()
 
     def heard(self) -> bytes:
@@ -178,15 +213,18 @@ class Worker:
             if self.woken in ready and signal.SIGUSR1 in os.read(self.woken, 4096):
                 return b""
             if self.inlet in ready:
-                return os.read(self.inlet, 1 << 16)
+                return os.read(self.inlet, 1 << 18)
 
     def obey(self, message: Any) -> None:
         with self.changed:
             if message[0] == "run":
-                self.queue.extend(("run", task) for task in message[1])
+                self.queue.append(("look", message[1][0][2] if len(message[1]) >= MANY else ""))
+                self.queue.extend(message[1])
             elif message[0] == "app":
                 self.records[message[1]] = message[2]
                 self.apps.pop(message[1], None)
+            elif message[0] == "call":
+                self.calls[message[1]] = message[2:]
             elif message[0] == "cores":
                 os.sched_setaffinity(os.getpid(), message[1])  # the main thread, which runs the tasks
             elif message[0] == "extract":
@@ -196,182 +234,157 @@ class Worker:
             self.changed.notify_all()
 
     def keep_watch(self) -> None:
-        """Tell of a task that runs for a while, and give back what waits behind it."""
+        """Tell of a task that runs for a while, give it its directory, and give back what waits behind it."""
         while True:
-            with self.changed:
-                while self.current is None:
-                    self.changed.wait()
-                job, began, clock = self.current
-                age = time.monotonic() - clock
-                if age < PATIENCE_S:
-                    self.changed.wait(PATIENCE_S - age if age >= FLUSH_S else FLUSH_S - age + 1e-4)
-                    age = time.monotonic() - clock
-                else:
-                    self.changed.wait()
-                if self.current is not None and self.current[0] == job and age >= FLUSH_S:
-                    if age >= PATIENCE_S:
-                        self.give_back(None)
-                    started = None if self.told == job else (job, began)
-                    self.told = job
-                    if started or self.returned:
-                        self.flush(started)
+            with self.lock:
+                while (current := self.current) is None:
+                    self.park()
+                age = time.monotonic() - current[2]
+            if age < FLUSH_S:
+                time.sleep(FLUSH_S - age + 1e-4)
+                continue
+            with contextlib.suppress(OSError):  # met again, and told, when the task ends
+                self.stage.materialise()
+            self.flush(current[:2])
+            with self.lock:
+                while self.current is current and (age := time.monotonic() - current[2]) < PATIENCE_S:
+                    self.park(PATIENCE_S - age)
+                if self.current is current:
+                    self.give_back(None)
+            self.flush()
+            with self.lock:
+                while self.current is current:
+                    self.park()
+
+    def park(self, timeout: float | None = None) -> None:
+        """The watch waits until something else is current."""
+        self.parked = True
+        self.changed.wait(timeout)
+        self.parked = False
 
     def give_back(self, job: int | None) -> None:
-        keep = [item for item in self.queue if item[0] != "run" or job not in (None, item[1][0])]
-        self.returned += [item[1][0] for item in self.queue if item not in keep]
-        self.queue = deque(keep)
+        keep: deque[Any] = deque()
+        for item in self.queue:
+            if item[0] in ("extract", "look") or job not in (None, item[0]):
+                keep.append(item)
+            else:
+                self.returned.append(item[0])
+        self.queue = keep
 
     def flush(self, started: tuple[int, float] | None = None, hello: bool = False) -> None:
-        if not (started or self.ends or self.returned or self.extracted or hello):
-            return
-        frame = marshal.dumps((started, self.ends, self.returned, self.extracted))
-        self.ends, self.returned, self.extracted = [], [], []
-        self.last_flush = time.monotonic()
-        frame = len(frame).to_bytes(4, "little") + frame
-        try:
-            while frame:
-                frame = frame[os.write(self.outlet, frame) :]
-        except BrokenPipeError:
-            pass  # the launcher is gone; the journal has it all
+        with self.lock:
+            if not (started or self.ends or self.done or self.returned or self.extracted or hello):
+                return
+            frame = marshal.dumps((started, self.ends, self.returned, self.extracted, self.done))
+            self.ends, self.returned, self.extracted, self.done = [], [], [], []
+            self.last_flush = time.monotonic()
+            frame = len(frame).to_bytes(4, "little") + frame
+            try:
+                while frame:
+                    frame = frame[os.write(self.outlet, frame) :]
+            except BrokenPipeError:
+                pass  # the launcher is gone; the journal has it all
 
-    def begin(self, task: Any) -> None:
-        began, clock = time.time(), time.monotonic()
-        self.record.write(b"S %d %d %.6f %.6f\n" % (task[0], task[1], began, clock))
-        self.current = task[0], began, clock
-
-    def run(self, task: Any) -> None:
-        job, attempt, directory, key, parameters, info, keep_log, inputs = task
-        assert self.current is not None
-        _, began, clock = self.current
-        outcome: tuple[Any, str, bytes | None, str] = (None, "", None, "")
+    def run(self, task: Any, began: float, clock: float) -> None:
+        job, attempt, directory, number, parameters, data, inputs = task
+        if clock - self.last_flush > FLUSH_S:
+            self.flush()
+            self.listen_in_c()
+        value: str | bytes | None = None
+        error = note = ""
+        exception: bytes | None = None
         code = 0
         try:
-            self.enter_when_there_is_room(directory, keep_log, inputs)
-            outcome = self.call(job, directory, key, parameters, info)
+            files.when_there_is_room(self.enter, directory, attempt > 1, inputs)
+            value, note = self.call(job, directory, number, parameters, data)
         except SystemExit as stop:
             code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
             if code:
                 print(stop.code, file=sys.stderr)
-                outcome = (None, f"SystemExit: {stop.code}", None, "")
-        except BaseException as error:
+                error = f"SystemExit: {stop.code}"
+        except BaseException as raised:
             code = 1
-            text = "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
-            print(text, file=sys.stderr)
-            outcome = (None, text, _pickled(error), "")
-        self.leave()
+            error = "".join(traceback.format_exception(type(raised), raised, userapp.user_frames(raised.__traceback__)))
+            print(error, file=sys.stderr)
+            exception = userapp.pickled(raised)
+        self.stage.flush()
+        try:
+            files.when_there_is_room(self.stage.leave)
+        except OSError as trouble:
+            code, value = 1, None
+            error = f"{error}what this task wrote is in {self.stage.path}; it could not be moved: {trouble}"
         runtime = time.monotonic() - clock
-        written = base64.b64encode(marshal.dumps(outcome))
-        self.record.wait_for_room(len(written) + files.ROOM)
+        outcome = value, error, exception, note
+        self.unwritten = entry((job, attempt, code, began, runtime, outcome))
+        plain = code == 0 and not (error or note)
+        self.untold = (job, began, runtime, value) if plain else (job, code, began, runtime, outcome)
+        self.record.wait_for_room(len(self.unwritten) + files.ROOM // 2)
         self.clean_up()
-        with self.changed:
-            self.record.write(b"E %d %d %d %.6f %.6f %b\n" % (job, attempt, code, began, runtime, written))
-            self.current = None
-            self.ends.append((job, code, began, runtime, outcome))
-            if time.monotonic() - self.last_flush > FLUSH_S:
-                self.flush()
-
-    def enter_when_there_is_room(self, *given: Any) -> None:
-        """A task does not fail because the disk is full before it began."""
-        while True:
-            try:
-                return self.enter(*given)
-            except OSError as error:
-                if not files.full(error):
-                    raise
-                time.sleep(files.FULL_S)
 
     def enter(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
+        if not inputs and self.stage.enter(directory):
+            return
         files.make(directory)
-        os.chdir(directory)
-        if keep_log:
-            files.rotate()
+        self.stage.enter_own(directory, files.rotate if keep_log else None)
         for name, source, content in inputs:
             files.write(name, source, content)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-        log = os.open("job.out", flags, 0o666)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.close(log)
-        if self.split_stderr:
-            log = os.open("job.err", flags, 0o666)
-            os.dup2(log, 2)
-            os.close(log)
 
     def close_private(self) -> None:
-        for fd in (self.inlet, self.outlet, self.record.fd):
+        signal.set_wakeup_fd(-1)  # what the child gets is not for this process
+        for fd in (self.inlet, self.outlet, self.woken, self.wake, self.record.fd):
             os.close(fd)
+
+    def export(self) -> None:
+        """Have processes that the task starts inherit its mark. Seldom needed, and dear: so not done for each task."""
+        if b"BALSAM_JOB_ID" in self.variables:
+            os.putenv(b"BALSAM_JOB_ID", self.variables[b"BALSAM_JOB_ID"])
+            self.exported = True
 
     def clean_up(self) -> None:
         """Undo what the task did to the process, so that the next one finds it as this one did."""
-        self.leave()
-        for fd in (0, 1, 2):  # also a descriptor the task has closed
-            os.dup2(self.null, fd)
-        if os.environ != self.environment:
+        if self.variables != self.environment:
             os.environ.clear()
-            os.environ.update(self.environment)
+            os.environ.update({os.fsdecode(name): os.fsdecode(value) for name, value in self.environment.items()})
+        if self.exported:  # no task sees the mark of another
+            os.unsetenv(b"BALSAM_JOB_ID")
+            self.exported = False
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in self.handlers.items():
-            if signal.getsignal(number) != handler:
+        for number, handler in self.handlers:
+            if _handler(number) is not handler:
                 signal.signal(number, handler)
-        for name, fd in (("stdout", 1), ("stderr", 2)):
-            if getattr(sys, name) is not getattr(sys, f"__{name}__") or getattr(sys, name).closed:
-                stream = open(fd, "w", buffering=1, closefd=False)  # noqa: SIM115
-                setattr(sys, name, stream)
-                setattr(sys, f"__{name}__", stream)
-        os.chdir("/")
+        self.stage.reset()
 
-    def leave(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-
-    def app(self, key: int) -> App:
+    def app(self, key: int) -> Any:
         if key not in self.apps:
-            self.apps[key] = App(*self.records[key])
+            self.apps[key] = userapp.App(*self.records[key])
         return self.apps[key]
 
     def call(
-        self, job: int, directory: str, key: int, parameters: str | bytes, info: str
-    ) -> tuple[Any, str, bytes | None, str]:
+        self, job: int, directory: str, number: int, parameters: str | bytes, data: str | None
+    ) -> tuple[str | bytes | None, str]:
+        key, tags = self.calls[number]
         app = self.app(key)
         given = decode(parameters)
-        os.environ["BALSAM_JOB_ID"] = str(job)
-        details = SimpleNamespace(id=job, workdir=Path(directory), parameters=given, **decode(info))
-        value = app.call(details, given)
+        self.variables[b"BALSAM_JOB_ID"] = self.environment[b"BALSAM_JOB_ID"] = b"%d" % job
+        value = app.call(userapp.Job(job, given, tags, data, directory), given)
         note = ""
         if app.outputs:
-            self.leave()
+            self.stage.flush()
+            self.stage.materialise()
             found, note = extract(directory, app.outputs)
             value = {**found, **(value if isinstance(value, dict) else {} if value is None else {"value": value})}
-        return (None if value is None else encode(value)), "", None, note
+        return (None if value is None else encode(value)), note
 
     def read_outputs(self, job: int, directory: str, key: int) -> None:
+        self.finish()
         try:
             values, note = extract(directory, self.app(key).outputs)
             value: str | bytes | None
-            value, note = encoded(values, note)
+            value, note = userapp.encoded(values, note)
         except BaseException as error:
             value, note = None, f"{type(error).__name__}: {error}"
-        with self.changed:
+        with self.lock:
             self.extracted.append((job, value, note))
-
-
-def _users(trace: Any) -> Any:
-    """The traceback without this file's frames on top."""
-    inner = trace
-    while inner is not None and inner.tb_frame.f_code.co_filename == __file__:
-        inner = inner.tb_next
-    return inner or trace
-
-
-def _pickled(error: BaseException) -> bytes | None:
-    try:
-        import cloudpickle
-
-        error = error.with_traceback(None)
-        return bytes(cloudpickle.dumps(error))
-    except Exception:
-        return None  # the text of the traceback says it too
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def end_allocation(con: sqlite3.Connection, allocation_id: int, state: str, reas
     )
 
 
-_EVENT = "seq, first_id, last_id, path, time, end_time, data"
+_EVENT = "seq, first_id, last_id, path, time, end_time, data, times"
 
 
 def events(con: sqlite3.Connection, after: int, limit: int) -> list[EventRow]:
@@ -188,8 +188,9 @@ def events(con: sqlite3.Connection, after: int, limit: int) -> list[EventRow]:
 
 
 def _event(row: tuple[Any, ...]) -> EventRow:
-    seq, first, last, path, began, end, data = row
-    return EventRow(seq, first, last, tuple(path.split(">")), began, end, json.loads(data) if data else {})
+    seq, first, last, path, began, end, data, times = row
+    told = json.loads(data) if data else {}
+    return EventRow(seq, first, last, tuple(path.split(">")), began, end, told, times or b"")
 
 
 def history(con: sqlite3.Connection, ids: Iterable[int]) -> list[EventRow]:

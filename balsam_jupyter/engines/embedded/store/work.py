@@ -6,6 +6,7 @@ import heapq
 import json
 import sqlite3
 import time
+from array import array
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -65,6 +66,17 @@ class End(NamedTuple):
     error: str = ""
     exception: bytes | None = None
     app_version: str | None = None
+
+
+class Done(NamedTuple):
+    """A run of which there is nothing to say but that it went well."""
+
+    job_id: int
+    from_state: str
+    start_time: float
+    runtime_s: float
+    value: str | bytes | None
+    app_version: str | None
 
 
 def storable(text: str, most: int = 20_000) -> str:
@@ -294,6 +306,37 @@ def commit_ends(con: sqlite3.Connection, session: int, ends: Iterable[End]) -> b
     if updates and flow.any_dependency(con):
         runnable |= flow.parents_ended(con, [event[0] for event in events])
     return runnable
+
+
+def commit_done(con: sqlite3.Connection, session: int, done: list[Done]) -> bool:
+    """Runs that went well; neighbours among them share one event, with the times of each. Returns as `commit_ends`."""
+    if not done:
+        return False
+    done = sorted(done)
+    group: list[Done] = []
+    for each in done:
+        if group and (each.job_id != group[-1].job_id + 1 or each.from_state != group[-1].from_state):
+            _add_done(con, group)
+            group = []
+        group.append(each)
+    _add_done(con, group)
+    con.executemany(
+        """UPDATE job SET state = 'JOB_FINISHED', session_id = NULL, kill_wait = NULL,
+               start_time = ?3, end_time = ?3 + ?4, runtime_s = ?4, return_code = 0, value = ?5,
+               error = NULL, exception = NULL, app_version = coalesce(?6, app_version)
+           WHERE id = ?1 AND session_id = ?2""",
+        [(id_, session, start, runtime, value, version) for id_, _, start, runtime, value, version in done],
+    )
+    return flow.any_dependency(con) and flow.parents_ended(con, [each.job_id for each in done])
+
+
+def _add_done(con: sqlite3.Connection, group: list[Done]) -> None:
+    path = _RAN if group[0].from_state == "RUNNING" else f"{group[0].from_state}>{_RAN}"
+    times = array("d", [time for each in group for time in (each.start_time, each.start_time + each.runtime_s)])
+    con.execute(
+        "INSERT INTO event(first_id, last_id, path, time, end_time, times) VALUES(?, ?, ?, ?, ?, ?)",
+        (group[0].job_id, group[-1].job_id, path, min(times), max(times), times.tobytes() if len(group) > 1 else None),
+    )
 
 
 def release(con: sqlite3.Connection, session: int, jobs: Iterable[int]) -> None:
