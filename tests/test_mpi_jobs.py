@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.errors import BadInput
 from balsam_jupyter.models import AllocationRequest, JobCommon, Query, Resources
 from tests.engine_site import finished, job, python_app, shell_app, submit, wait_until
+from tests.processes import is_running, launchers
 
 COUNT = """#include <mpi.h>
 #include <stdio.h>
@@ -144,3 +147,37 @@ def test_launch_params_that_cannot_be_split_are_refused(engine: EmbeddedEngine) 
     with pytest.raises(BadInput, match="quote"):
         submit(engine, several(shell_app(engine, "true"), asked))
     assert engine.count(Query()) == {}
+
+
+def test_a_python_app_of_several_ranks_survives_its_launcher(engine: EmbeddedEngine, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    def run(self, gate):
+        import os
+        import time
+
+        while not os.path.exists(gate):
+            time.sleep(0.02)
+        return int(os.environ["PMI_SIZE"])
+
+    (one,) = submit(engine, several(python_app(engine, run)), [{"gate": str(gate)}])
+    allocate(engine)
+    wait_until(engine, lambda: job(engine, one).state == "RUNNING")
+    for pid in launchers(1, engine.path):
+        os.kill(pid, signal.SIGKILL)
+    gate.touch()
+    ended = finished(engine, one)
+    assert (ended.state, ended.attempts, decode(ended.value or "")) == ("JOB_FINISHED", 1, 2)
+
+
+def test_ranks_that_outlive_their_mpi_launcher_are_ended(engine: EmbeddedEngine, tmp_path: Path) -> None:
+    # As Open MPI does: the launcher of the ranks dies by a signal, and leaves them behind.
+    launcher = tmp_path / "mpiexec"
+    launcher.write_text("#!/bin/sh\n[ $1 = --version ] && exit\nsleep 600 & echo $! > rank; kill -9 $$\n")
+    launcher.chmod(0o755)
+    settings = Path(engine.path, "settings.yml")
+    settings.write_text(settings.read_text() + f"mpi_launcher: {launcher}\n")
+    (one,) = submit(engine, several(shell_app(engine, "true")))
+    allocate(engine)
+    assert finished(engine, one).return_code == -signal.SIGKILL
+    assert not is_running(int(engine.read_file(one, "rank")))

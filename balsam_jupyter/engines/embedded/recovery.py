@@ -23,6 +23,7 @@ from .doorbell import Bell
 from .journal import Journal, is_locked, read
 from .launcher.ending import handed_on, log_tail, settle_stage
 from .launcher.placement import Place, place_file
+from .launcher.ranks import read_outcome, task_file
 from .launcher.reading import read_outputs
 from .sessions import (
     held_lock,
@@ -204,16 +205,17 @@ class Recovery:
             code, began, runtime, outcome = 0, time.time(), 0.0, None
         else:
             code, began, runtime, outcome = journal.ends[job.id, job.attempt]
+        record = records.apps(self.store.con, job.app_id)[0]
+        if outcome is None and journal is not None and record.kind == "python":  # of several ranks
+            outcome = read_outcome(task_file(journal.path.parent, job.id, job.attempt))
         value, error, exception, note = outcome or (None, "", None, "")
         end = End(job.id, "finished", job.state, began, runtime, code, value, error or note, exception)
-        record = records.apps(self.store.con, job.app_id)[0]
         if code != 0:
             folder = self.site / "data" / job.workdir
             how = "killed" if killed else "timeout" if stopped else "error"
-            return end._replace(
-                outcome=handed_on(record, how),
-                error=(error or log_tail(folder / "job.out") or "no log") if how == "error" else "",
-            )
+            tail = log_tail(folder / "job.err") or log_tail(folder / "job.out")
+            error = error or tail or f"exit code {code}, and nothing in its log"
+            return end._replace(outcome=handed_on(record, how), error=error if how == "error" else "")
         if job.state != "RUN_DONE":
             end = end._replace(outcome=handed_on(record, "finished"))
         if end.outcome == "finished" and record.kind == "shell" and record.outputs:

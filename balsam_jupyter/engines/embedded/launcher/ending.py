@@ -93,16 +93,24 @@ class Endings:
         elif code != 0:
             folder = self.pilot.site / "data" / job.work.workdir
             log = "job.err" if self.pilot.settings.split_stderr else "job.out"
-            self.tell(
-                end._replace(
-                    outcome=self._handed_on(job, "error"),
-                    error=error or log_tail(folder / log) or f"exit code {code}, and nothing in its log",
-                )
+            end = end._replace(
+                outcome=self._handed_on(job, "error"),
+                error=error or log_tail(folder / log) or f"exit code {code}, and nothing in its log",
             )
+            if job.line.need.nodes * job.line.need.ranks > 1:
+                self.partial[end.job_id] = end
+                threading.Thread(target=self._end_ranks, args=(end.job_id,), daemon=True).start()
+            else:
+                self.tell(end)
         elif outcome is None and job.app is not None and job.app.record.outputs and end.outcome == "finished":
             self.read_outputs(job, end)
         else:
             self.tell(end)
+
+    def _end_ranks(self, job_id: int) -> None:
+        """In a thread: an MPI launcher that dies may leave its ranks behind (Open MPI); then the end is told."""
+        processes.end([task_mark(self.pilot.session.mark, job_id)], 0)
+        self.pilot.later(lambda: self._killed(job_id))
 
     def _of_ranks(self, job: Job) -> Outcome | None:
         """What a Python app of several ranks came to."""
@@ -247,7 +255,8 @@ class Endings:
             if job.channel is not None:
                 job.channel.send(("drop", job.work.id))
         channels = [channel for slot in self.pilot.slots for channel in slot.channels]
-        spared = [each.process.pid or 0 for each in channels if each.kind == "spawner" or not each.jobs]
+        idle = [each for each in channels if each.kind == "spawner" or not each.jobs]
+        spared = [each.process.pid or read(each.journal).pid for each in idle]
         threading.Thread(target=self._end_all, args=(grace_s, spared), daemon=True).start()
 
     def _end_all(self, grace_s: float, spared: list[int]) -> None:
@@ -257,7 +266,7 @@ class Endings:
         while not self.all_over.is_set():
             left = deadline - time.monotonic()
             if left <= 0:  # an output function that hangs keeps nobody
-                spared = [slot.spawner.process.pid or 0 for slot in self.pilot.slots]
+                spared = [slot.pid for slot in under]
             if left <= -_DEAF_S:
                 spared = []
             processes.end(mark, max(0.0, left), spared, under)
