@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,18 +39,34 @@ def positive(name: str, value: object) -> float:
     raise BadInput(f"{name} must be a number above 0, not {value!r}.")
 
 
-def text_map(name: str, value: object) -> dict[str, str]:
-    """A mapping of text to text; numbers become text."""
+def mapping(name: str, value: object) -> dict[str, Any]:
+    """A mapping as a dict; None is an empty one."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
         raise BadInput(f"{name} must be a mapping such as {{'system': 'H2O'}}, not {value!r}.")
-    for key, word in value.items():
+    return dict(value)
+
+
+def json_map(name: str, value: object) -> dict[str, Any]:
+    """A mapping that JSON can hold."""
+    found = mapping(name, value)
+    try:
+        json.dumps(found)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{name} must be what JSON can hold: {error}.") from None
+    return found
+
+
+def text_map(name: str, value: object) -> dict[str, str]:
+    """A mapping of text to text; numbers become text."""
+    given = mapping(name, value)
+    for key, word in given.items():
         if not isinstance(key, str) or not key or "=" in key or ":" in key or "\0" in key:
             raise BadInput(f"{name}: the key {key!r} must be text without '=' and ':'.")
         if not isinstance(word, str | int | float) or "\0" in str(word):
             raise BadInput(f"{name}: the value of {key!r} must be text, not {word!r}.")
-    return {key: str(word) for key, word in value.items()}
+    return {key: str(word) for key, word in given.items()}
 
 
 def workdir_below(workdir: object, top: str = "") -> str:

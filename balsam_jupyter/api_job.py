@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import codec
-from .api_check import job_common, job_ids, parent_failure, resources, retries, text_map, transfer_map, workdir_below
+from .api_check import (
+    job_common,
+    job_ids,
+    json_map,
+    mapping,
+    parent_failure,
+    resources,
+    retries,
+    text_map,
+    transfer_map,
+    workdir_below,
+)
 from .api_query import Field, Model
 from .api_query import Query as ModelQuery
 from .api_site import Site, existing_site
@@ -127,14 +138,14 @@ class Job(Model):
         self._values.update(
             app_id=self._site.app(app_id).id,
             workdir=Path(workdir),
-            parameters=dict(parameters or {}),
-            tags=dict(tags or {}),
-            data=dict(data or {}),
+            parameters=mapping("parameters", parameters),
+            tags=mapping("tags", tags),
+            data=json_map("data", data),
             num_nodes=num_nodes,
             ranks_per_node=ranks_per_node,
             threads_per_rank=threads_per_rank,
             threads_per_core=threads_per_core,
-            launch_params=dict(launch_params or {}),
+            launch_params=mapping("launch_params", launch_params),
             gpus_per_rank=gpus_per_rank,
             node_packing_count=node_packing_count,
             wall_time_min=wall_time_min,
@@ -238,7 +249,7 @@ class Job(Model):
             if name == "parameters":
                 edits[name] = codec.encode(self._checked_parameters())
             elif name in ("tags", "data"):
-                edits[name] = text_map("tags", value) if name == "tags" else dict(value)
+                edits[name] = text_map("tags", value) if name == "tags" else json_map("data", value)
         return edits
 
     def _resources(self) -> Resources:
@@ -330,7 +341,7 @@ def outcome(row: JobRow, site: Site) -> Any:
         except Exception as error:  # its class may not exist here; the text below says what it was
             log.debug("exception of job %s: %s", row.id, error)
         else:
-            if isinstance(remote, BaseException):
+            if isinstance(remote, Exception):  # a KeyboardInterrupt out there is none here
                 remote.__cause__ = _RemoteTraceback(row.error)
                 raise remote
     code = "" if row.return_code is None else f" with return code {row.return_code}"

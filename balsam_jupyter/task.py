@@ -276,7 +276,8 @@ class BalsamTask:
         TimeoutExpired
             If the launcher did not confirm the end 2 s after `wait_time`.
         """
-        if wait_time is not None and (isinstance(wait_time, bool) or not 0 <= wait_time < float("inf")):
+        number = isinstance(wait_time, int | float) and not isinstance(wait_time, bool)
+        if wait_time is not None and not (number and 0 <= wait_time < float("inf")):
             raise BadInput(f"wait_time must be a number of seconds, 0 or more, or None, not {wait_time!r}.")
         if self._kill(wait_time) and not self._wait(lambda: self.finished, (wait_time or 0.0) + KILL_MARGIN_S):
             if wait_time is None:

@@ -241,3 +241,20 @@ def test_kill_with_a_wait_that_cannot_be(exctr: BalsamExecutor) -> None:
             task.kill(wrong)
     task.kill(0)
     assert task.state == "USER_KILLED"
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"tags": [1]}, "tags must be a mapping"),
+        ({"data": [1]}, "data must be a mapping"),
+        ({"data": {"a": {1, 2}}}, "data must be what JSON can hold"),
+        ({"parameters": 5}, "parameters must be a mapping"),
+        ({"launch_params": "x"}, "launch_params must be a mapping"),
+    ],
+)
+def test_a_job_with_fields_of_the_wrong_kind(exctr: BalsamExecutor, given: dict[str, Any], match: str) -> None:
+    with refused(BadInput, match):
+        Job("Melt", "a", **{"parameters": {"temperature": 1}, **given})
+    with refused(BadInput, "wait_time must be a number"):
+        submit(exctr).kill(wait_time="a")  # type: ignore[arg-type]
