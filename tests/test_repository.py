@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,30 @@ def test_rooms(path: Path) -> None:
     assert not rooms_used(path) & set(ABOVE_THE_LINE)
     if here == "engines":
         assert rooms_used(path) <= set(ENGINE_ROOM)
+
+
+def test_rooms_import_only_from_rooms_below() -> None:
+    """The rows of the table in docs/architecture.md, from top to bottom, name every room."""
+    table = (ROOT / "docs" / "architecture.md").read_text().split("| room |")[1].split("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[1:]]
+    rows = [[name.removesuffix(".py").rstrip("/") for name in re.findall(r"`([^`]+)`", cell)] for cell in cells]
+    level = {
+        room(path): number
+        for path in SOURCES
+        for number, names in enumerate(rows)
+        if any(fnmatch(room(path), name) for name in names)
+    }
+    assert {room(path) for path in SOURCES} - {*level} == {"__init__"}
+    named = {name for names in rows for name in names}
+    assert not [name for name in named if not any(fnmatch(room(path), name) for path in SOURCES)]
+    upwards = {
+        (room(path), used)
+        for path in SOURCES
+        if room(path) != "__init__"
+        for used in rooms_used(path)
+        if level[used] < level[room(path)]
+    }
+    assert upwards == {("apps", "api")}
 
 
 def test_no_import_circle_between_rooms() -> None:
