@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import listing
 from .models import RUNNABLE, TASK_STATE, TASK_STATES, Allocation, JobRow, Query
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .engines.base import Engine
 
 _LIVE = ("pending_submission", "queued", "running")
-_WAITING = tuple(state for state, task in TASK_STATE.items() if task == "WAITING")
 _PROCESSED = ("READY", "STAGED_IN", "RUN_ERROR", "RUN_TIMEOUT")
 _SHOWN = 6
-ASK = "Ask for one: %balsam_allocate -n 1 -t 10, or exctr.submit_allocation(site_id, num_nodes=1, wall_time_min=10)."
+_SAMPLES = 100
+_REASONS = 2
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ def describe(allocation: Allocation) -> str:
     """An allocation in a line."""
     request = allocation.request
     nodes = "1 node" if request.num_nodes == 1 else f"{request.num_nodes} nodes"
-    said = f"Allocation {allocation.id}: {allocation.state}, {nodes}, {request.wall_time_min:g} min, {request.job_mode}"
-    if request.filter_tags:
-        said += f", only tasks tagged {_tags(request.filter_tags)}"
+    mode = " and ".join(map(_name, request.partitions)) if request.partitions else request.job_mode
+    said = f"Allocation {allocation.id}: {allocation.state}, {nodes}, {request.wall_time_min:g} min, {mode}"
+    if request.filter_tags or request.wf_filter:
+        said += f", only tasks {_wanted(request.filter_tags, request.wf_filter)}"
     if allocation.state == "running" and allocation.remaining_s is not None:
         said += f", {_time(allocation.remaining_s)} left"
     if allocation.state not in _LIVE and allocation.status_info:
@@ -113,25 +114,24 @@ def _why(
     engine: Engine, ensemble: str | None, allocations: list[Allocation], live: list[Allocation]
 ) -> tuple[str, bool]:
     """Why nothing runs, and whether that stays so."""
+    kinds = engine.kinds(ensemble)
+    if not kinds and (parents := _ended_parents(engine, ensemble)):
+        return parents, True
     if not allocations:
-        return f"there is no allocation. {ASK}", True
+        return f"there is no allocation. {_ask(kinds)}", True
     if not live:
         last = allocations[-1]
         ended = "could not be submitted" if last.state == "submit_failed" else "has ended"
         reason = _reason(last)
-        return f"allocation {last.id} {ended}{f' ({reason})' if reason else ''} and there is no other. {ASK}", True
-    fitting = [one for one in live if _may_run(engine, ensemble, one)]
-    if not fitting:
-        wanted = listing(sorted({_tags(tags) for one in live for tags in _filters(one)}))
-        return f"allocation {listing(one.id for one in live)} takes only tasks tagged {wanted}; none waits. {ASK}", True
-    sample = next(iter(engine.jobs(Query(ensemble=ensemble, states=tuple(RUNNABLE), limit=1))), None)
-    if sample is None and engine.count(Query(ensemble=ensemble, states=("AWAITING_PARENTS",))):
-        return "its tasks wait for their parents to finish.", False
-    if sample is None and engine.count(Query(ensemble=ensemble, states=_PROCESSED)):
+        said = f"allocation {last.id} {ended}{f' ({reason})' if reason else ''} and there is no other"
+        return f"{said}. {_ask(kinds)}", True
+    if not kinds and engine.count(Query(ensemble=ensemble, states=_PROCESSED)):
         return "their hooks and transfers come first, and run now.", False
-    reasons = [_cannot(sample, one) for one in fitting] if sample is not None else []
-    if reasons and all(reasons):
-        return f"{reasons[0]}. {ASK}", True
+    if not kinds and not engine.count(Query(ensemble=ensemble, states=tuple(RUNNABLE))):
+        return "its tasks wait for their parents to finish.", False
+    fitting = [one for one in live if not kinds or not all(_refusal(kind, one) for kind in kinds)]
+    if not fitting:
+        return f"{_refusals(kinds, live)}. {_ask(kinds)}", True
     running = [one for one in live if one.state == "running"]
     first = next((one for one in fitting if one.state == "running"), None)
     if first is None:
@@ -143,34 +143,96 @@ def _why(
     return f"allocation {first.id} runs and is about to start them.", False
 
 
-def _may_run(engine: Engine, ensemble: str | None, allocation: Allocation) -> bool:
-    """Whether some waiting task has the tags an allocation wants."""
-    return any(
-        not tags or engine.count(Query(ensemble=ensemble, states=_WAITING, tags=tags)) for tags in _filters(allocation)
-    )
+def _ask(kinds: Sequence[JobRow]) -> str:
+    """How to get an allocation that takes these jobs: those of the widest kind at least, and all if it is in mpi."""
+    nodes = max((kind.resources.num_nodes for kind in kinds), default=1)
+    minutes = max((kind.resources.wall_time_min for kind in kinds), default=0)
+    minutes = 10 if minutes < 10 else minutes + 1  # a job of ten minutes does not fit where some seconds have passed
+    several = any(kind.resources.num_nodes * kind.resources.ranks_per_node > 1 for kind in kinds)
+    magic = f"%balsam_allocate -n {nodes} -t {minutes}" + (" --job-mode mpi" if several else "")
+    call = f"exctr.submit_allocation(site_id, num_nodes={nodes}, wall_time_min={minutes}"
+    return f"Ask for one: {magic}, or {call}" + (', job_mode="mpi").' if several else ").")
 
 
-def _cannot(job: JobRow, allocation: Allocation) -> str:
-    """Why an allocation will never run a job, for what the job needs; "" if it may."""
+def _ended_parents(engine: Engine, ensemble: str | None) -> str:
+    """What is to be done where tasks wait for parents that failed or were killed; "" where there are none such."""
+    children = engine.jobs(Query(ensemble=ensemble, states=("AWAITING_PARENTS",), limit=_SAMPLES))
+    ids = tuple(sorted({parent for child in children for parent in child.parent_ids}))
+    ended = engine.jobs(Query(ids=ids, states=("FAILED", "USER_KILLED"), limit=_SHOWN)) if ids else []
+    if not ended:
+        return ""
+    named = listing(f"{job.id} ({job.app_name}) is {job.state}" for job in ended)
+    numbers = " ".join(str(job.id) for job in ended)
+    return f"its tasks wait for their parents, and job {named}. Retry: balsam-jupyter job retry {numbers}"
+
+
+def _refusals(kinds: Sequence[JobRow], live: Sequence[Allocation]) -> str:
+    """Why none of these allocations takes any of these jobs."""
+    untagged = [one for one in live if not any(_matches(kind, one, part) for kind in kinds for part in _parts(one))]
+    if len(untagged) == len(live):
+        wanted = {
+            _wanted({**one.request.filter_tags, **part["filter_tags"]}, one.request.wf_filter)
+            for one in live
+            for part in _parts(one)
+        }
+        takes = f"allocation {listing(one.id for one in live)} takes only tasks"
+        return f"{takes} {listing(sorted(wanted))}; none waits"
+    told = [_refusal(kind, one) for one in live for kind in kinds if one not in untagged]
+    tag_free = [text for text in told if "takes only tasks" not in text]
+    return "; ".join(list(dict.fromkeys(tag_free or told))[:_REASONS])
+
+
+def _refusal(job: JobRow, allocation: Allocation) -> str:
+    """Why an allocation will never run a job; "" if it may."""
     asked, request = job.resources, allocation.request
-    parts = request.partitions or ({"num_nodes": request.num_nodes, "job_mode": request.job_mode},)
     if allocation.remaining_s is not None and asked.wall_time_min * 60 > allocation.remaining_s:
         left = f"allocation {allocation.id} has {_time(allocation.remaining_s)} left"
         return f"job {job.id} is expected to take {asked.wall_time_min} min, and {left}"
-    enough = [part for part in parts if part["num_nodes"] >= asked.num_nodes]
-    if not enough:
-        return f"job {job.id} needs {asked.num_nodes} nodes at once, more than allocation {allocation.id} has"
+    reasons = []
+    for part in _parts(allocation):
+        who = f"partition {_name(part)} of allocation {allocation.id}" if request.partitions else ""
+        if not (reason := _part_refusal(job, allocation, part, who or f"allocation {allocation.id}")):
+            return ""
+        reasons.append(reason)
+    return ", and ".join(reasons)
+
+
+def _part_refusal(job: JobRow, allocation: Allocation, part: Mapping[str, Any], who: str) -> str:
+    asked, request = job.resources, allocation.request
+    if not _matches(job, allocation, part):
+        wanted = _wanted({**request.filter_tags, **part["filter_tags"]}, request.wf_filter)
+        return f"{who} takes only tasks {wanted}, unlike job {job.id}"
+    if part["num_nodes"] < asked.num_nodes:
+        return f"job {job.id} needs {asked.num_nodes} nodes at once, more than {who} has"
     ranks = asked.num_nodes * asked.ranks_per_node
-    if ranks > 1 and all(part["job_mode"] == "serial" for part in enough):
-        return f"job {job.id} has {ranks} ranks, and allocation {allocation.id} is in job mode serial; use mpi"
+    if ranks > 1 and part["job_mode"] == "serial":
+        return f"job {job.id} has {ranks} ranks, and {who} is in job mode serial; use mpi"
     return ""
 
 
-def _filters(allocation: Allocation) -> list[Mapping[str, str]]:
-    """The tags wanted by each part of an allocation."""
+def _matches(job: JobRow, allocation: Allocation, part: Mapping[str, Any]) -> bool:
+    wanted = {**allocation.request.filter_tags, **part["filter_tags"]}
+    return wanted.items() <= job.tags.items() and allocation.request.wf_filter in job.tags.get("workflow", "")
+
+
+def _parts(allocation: Allocation) -> tuple[Mapping[str, Any], ...]:
+    """The partitions of an allocation, or the whole as the only one."""
     request = allocation.request
-    parts = request.partitions or ({"filter_tags": {}},)
-    return [{**request.filter_tags, **part.get("filter_tags", {})} for part in parts]
+    whole = {"num_nodes": request.num_nodes, "job_mode": request.job_mode, "filter_tags": {}}
+    return request.partitions or (whole,)
+
+
+def _name(part: Mapping[str, Any]) -> str:
+    """A partition as the command line has it."""
+    tags = "".join(f":{key}={value}" for key, value in part["filter_tags"].items())
+    return f"{part['job_mode']}:{part['num_nodes']}{tags}"
+
+
+def _wanted(tags: Mapping[str, str], wf_filter: str) -> str:
+    """Which tasks are taken, after the word "tasks"."""
+    tagged = f"tagged {_tags(tags)}" if tags else ""
+    named = f"with {wf_filter!r} in their tag workflow" if wf_filter else ""
+    return " and ".join(text for text in (tagged, named) if text)
 
 
 def _holders(running: list[Allocation]) -> str:

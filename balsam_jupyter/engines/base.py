@@ -76,6 +76,9 @@ class Engine(Protocol):
     def jobs(self, query: Query) -> list[JobRow]:
         """The jobs a query names."""
 
+    def kinds(self, ensemble: str | None = None) -> list[JobRow]:
+        """One runnable job that nobody holds of each kind (app, resources, tags); of many kinds only some."""
+
     def count(self, query: Query) -> dict[str, int]:
         """Numbers by job state; states with none are left out."""
 

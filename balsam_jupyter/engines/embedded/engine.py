@@ -34,7 +34,7 @@ from .processor.start import ensure
 from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
-from .store import Store, flow, jobs, records, submission, work
+from .store import Store, demand, flow, jobs, records, submission, work
 from .store.schema import StoreBusy
 
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
@@ -153,6 +153,10 @@ class EmbeddedEngine:
 
     def jobs(self, query: Query) -> list[JobRow]:
         return jobs.select(self.store.con, query)
+
+    def kinds(self, ensemble: str | None = None) -> list[JobRow]:
+        found = demand.samples(self.store.con, ensemble)
+        return jobs.select(self.store.con, Query(ids=tuple(found))) if found else []
 
     def count(self, query: Query) -> dict[str, int]:
         return jobs.count(self.store.con, query)

@@ -10,6 +10,14 @@ from ....models import Resources
 from .schema import READY
 
 _MOST = 100_000  # more of one kind need not be told apart
+_SAMPLES = 50
+_LOOKED_AT = 2_000
+_READY = f"SELECT spec_id FROM job INDEXED BY job_ready_spec WHERE {READY}"
+# One look-up for each kind of job instead of a walk over all jobs.
+_KINDS = f"""WITH RECURSIVE kind(spec_id) AS (
+    SELECT * FROM ({_READY} ORDER BY spec_id LIMIT 1)
+    UNION ALL
+    SELECT ({_READY} AND spec_id > kind.spec_id ORDER BY spec_id LIMIT 1) FROM kind WHERE kind.spec_id IS NOT NULL)"""
 
 
 class Demand(NamedTuple):
@@ -22,21 +30,26 @@ class Demand(NamedTuple):
 
 def waiting(con: sqlite3.Connection) -> list[Demand]:
     """The runnable jobs that nobody holds; of each kind 100,000 at most are counted."""
-    ready = f"SELECT spec_id FROM job INDEXED BY job_ready_spec WHERE {READY}"
-    # One look-up for each kind of job instead of a walk over all jobs.
-    specs = con.execute(
-        f"""WITH RECURSIVE kind(spec_id) AS (
-                SELECT * FROM ({ready} ORDER BY spec_id LIMIT 1)
-                UNION ALL
-                SELECT ({ready} AND spec_id > kind.spec_id ORDER BY spec_id LIMIT 1) FROM kind
-                WHERE kind.spec_id IS NOT NULL)
-            SELECT id, resources, tags FROM kind JOIN spec ON spec.id = kind.spec_id"""
-    ).fetchall()
+    specs = con.execute(f"{_KINDS} SELECT id, resources, tags FROM kind JOIN spec ON spec.id = kind.spec_id").fetchall()
     found = []
     for spec_id, resources, tags in specs:
-        number = con.execute(f"SELECT count(*) FROM ({ready} AND spec_id = ? LIMIT {_MOST})", (spec_id,)).fetchone()[0]
+        number = con.execute(f"SELECT count(*) FROM ({_READY} AND spec_id = ? LIMIT {_MOST})", (spec_id,)).fetchone()[0]
         found.append(Demand(Resources(**json.loads(resources)), json.loads(tags), number))
     return found
+
+
+def samples(con: sqlite3.Connection, ensemble: str | None) -> list[int]:
+    """The first job of each kind that is runnable and held by nobody; of an ensemble, of its first 2,000 such jobs."""
+    if ensemble is None:
+        first = (
+            f"SELECT id FROM job INDEXED BY job_ready_spec WHERE {READY} AND spec_id = kind.spec_id ORDER BY id LIMIT 1"
+        )
+        text = f"{_KINDS} SELECT ({first}) FROM kind WHERE spec_id IS NOT NULL LIMIT {_SAMPLES}"
+        return [row[0] for row in con.execute(text)]
+    ours = f"""SELECT id, spec_id FROM job INDEXED BY job_state
+        WHERE ensemble_id IN (SELECT id FROM ensemble WHERE name = ?) AND {READY} LIMIT {_LOOKED_AT}"""
+    text = f"SELECT min(id) FROM ({ours}) GROUP BY spec_id LIMIT {_SAMPLES}"
+    return [row[0] for row in con.execute(text, (ensemble,))]
 
 
 def running(con: sqlite3.Connection) -> list[tuple[int, Resources, int]]:
