@@ -51,7 +51,7 @@ class Site(Model):
     def engine(self) -> Engine:
         """What stores and runs the jobs of this site."""
         if self._engine is None:
-            self._engine = _opened(self._kind, self._record.name, self._record.path or None).engine
+            self._engine = opened(self._kind, self._record.name, self._record.path or None).engine
         return self._engine
 
     @property
@@ -151,15 +151,16 @@ def open_site(name: str | None = None, path: str | Path | None = None, engine: s
             raise BadInput(f"The {what} of a site cannot be empty; leave it out for the site 'default'.")
     if name is None and path is None:
         name = "default"
-    site = _opened(engine, name, None if path is None else str(path))
+    site = opened(engine, name, None if path is None else str(path))
     with _lock:
         _current = site
     return site
 
 
-def _opened(kind: str, name: str | None, path: str | None) -> Site:
+def opened(kind: str, name: str | None, path: str | None, lenient: bool = False) -> Site:
+    """A site, which does not become the current one. `lenient`: settings that are wrong are `Engine.trouble`."""
     with _lock:
-        engine = open_engine(kind, name, path)
+        engine = open_engine(kind, name, path, lenient)
         site = Site(engine.site, kind, engine)
         for known in _open:
             if known == site:  # one engine a site is enough: it is safe to use from several threads

@@ -15,8 +15,10 @@ import pytest
 
 from balsam_jupyter.engines.embedded.launcher import node
 from balsam_jupyter.engines.embedded.launcher.mpi import flavour, launch_line
-from balsam_jupyter.engines.embedded.launcher.nodes import NodeWorkers, RemoteProcess
+from balsam_jupyter.engines.embedded.launcher.nodes import HOPELESS, NodeWorkers, RemoteProcess
+from balsam_jupyter.status import explain
 
+from .engine_site import allocate, job, shell_app, submit, wait_until
 from .processes import children_of, is_running
 
 ROOT = Path(__file__).parents[1]
@@ -241,6 +243,34 @@ def test_worker_launch(keep):
     assert [b"NUMBER=%d" % number in each for number, each in enumerate(environments)] == [True, True]
 
 
+@pytest.mark.parametrize("command", ["exit 3 # {{ worker }}", "{{ worker }} &", "no-such-command {{ worker }}"])
+def test_a_command_that_brings_up_no_worker_is_given_up(keep, command):
+    workers = keep(1, ENV, command)
+    until(workers, lambda: workers.hopeless)
+
+
+def test_workers_that_are_killed_are_not_given_up(keep):
+    workers = keep(1, ENV)
+    for _ in range(HOPELESS + 1):
+        cat = workers.start(0, ["cat"], ENV)
+        until(workers, lambda cat=cat: cat.pid)
+        os.kill(workers.pids()[0], signal.SIGKILL)
+        until(workers, lambda cat=cat: cat.lost)
+        end(cat)
+    assert not workers.hopeless
+
+
+@pytest.mark.parametrize("settings", ["cores_per_node: 1\nworker_launch: 'exit 3 # {{ worker }}'\n"])
+def test_an_allocation_whose_workers_do_not_start_ends_and_says_so(engine):
+    (number,) = submit(engine, shell_app(engine, "true"))
+    allocate(engine)
+    wait_until(engine, lambda: engine.allocations()[0].state == "finished")
+    (reason,) = engine.allocations()[0].status_info.values()
+    assert reason.startswith("its node workers do not start: see log/qlaunch1.log; correct worker_launch")
+    assert job(engine, number).state == "PREPROCESSED"
+    assert reason in explain(engine).why and explain(engine).stuck
+
+
 def test_what_a_task_leaves_behind_belongs_to_its_slot_process(keep):
     workers = keep(1, ENV)
     remote = workers.start(0, [sys.executable, "-ISc", LEAVES], ENV)
@@ -262,7 +292,7 @@ def test_a_launcher_that_is_killed():
     """Its node workers end, slot processes see the end of their stdin."""
     script = """
 import select, sys
-from balsam_jupyter.engines.embedded.launcher.nodes import NodeWorkers
+from balsam_jupyter.engines.embedded.launcher.nodes import HOPELESS, NodeWorkers
 workers = NodeWorkers(2, {})
 process = workers.start(1, ["/bin/cat"], {})
 while not (process.pid and all(link.launch for link in workers.links.values()) and len(workers.links) == 2):

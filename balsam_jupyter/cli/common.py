@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import json
+import math
 import os
 import re
 import sqlite3
@@ -21,8 +24,7 @@ if TYPE_CHECKING:
     from ..api import Site
 
 F = TypeVar("F", bound=Callable[..., Any])
-LONG = ("workdir", "tags", "note", "command", "parameters", "path", "for")
-"""Columns that are broken into lines where a terminal is narrow."""
+_WIDE = "balsam_jupyter.wide"
 MOST = 50
 """Rows a list shows, unless --limit says more."""
 
@@ -48,6 +50,12 @@ class Group(click.Group):
         except sqlite3.DatabaseError as error:
             why = f"The site's database cannot be used: {error}. balsam-jupyter site check says more."
             raise _Told(why) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+                raise
+            with contextlib.suppress(OSError):  # what is left in the buffer would fail again at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise _Told(f"It could not be written: {error.strerror}.") from None
 
 
 class _Told(click.ClickException):
@@ -86,12 +94,21 @@ def shows(command: Callable[..., Shown | None]) -> Callable[..., None]:
         if shown is None:
             return
         if as_json:
-            click.echo(json.dumps(shown.document, indent=1, default=str))
+            click.echo(json.dumps(_strict(shown.document), indent=1, default=str, allow_nan=False))
         else:
             _show(shown)
         ctx.exit(shown.code)
 
     return wrapped
+
+
+def _strict(value: Any) -> Any:
+    """The same with None for NaN and the infinities, which JSON has not."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _strict(one) for key, one in value.items()}
+    return [_strict(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def wants_json() -> bool:
@@ -101,7 +118,12 @@ def wants_json() -> bool:
 
 def _show(shown: Shown) -> None:
     if shown.columns:
-        (_rich_table if sys.stdout.isatty() else _plain_table)(shown.columns, shown.rows)
+        if sys.stdout.isatty():
+            from .table import show_table
+
+            show_table(shown.columns, shown.rows, bool(click.get_current_context().meta.get(_WIDE)))
+        else:
+            _plain_table(shown.columns, shown.rows)
     for line in shown.lines:
         click.echo(line)
     if shown.left_out:
@@ -114,37 +136,24 @@ def _plain_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> No
         click.echo("\t".join(re.sub(r"[\t\n\r]+", " ", str(cell)) for cell in row))
 
 
-def _rich_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    cells = [[str(cell) for cell in row] for row in rows]
-    told = [at for at in range(len(columns)) if any(row[at] for row in cells)]  # an empty column only takes room
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
-    for at in told:
-        table.add_column(columns[at], overflow="fold", no_wrap=columns[at] not in LONG)
-    for row in cells:
-        table.add_row(*(Text(row[at], style=_style(row[at])) for at in told))
-    Console().print(table)
-
-
-def _style(cell: str) -> str:
-    colours = {"JOB_FINISHED": "green", "RUNNING": "cyan", "running": "cyan", "FAILED": "red", "submit_failed": "red"}
-    return colours.get(cell, "yellow" if cell in ("USER_KILLED", "RUN_TIMEOUT", "RUN_ERROR") else "")
-
-
 # -- the site ----------------------------------------------------------------------------------------------
 
 
 def at_site(command: F) -> F:
     """Give a command --site; it gets the open `site`."""
+    return _at_site(command, lenient=False)
 
+
+def at_any_site(command: F) -> F:
+    """The same for commands that only look or stop something: a broken settings.yml is no more than a warning."""
+    return _at_site(command, lenient=True)
+
+
+def _at_site(command: F, lenient: bool) -> F:
     @click.option("--site", "where", metavar="NAME|DIRECTORY", help="The site (see balsam-jupyter --help).")
     @functools.wraps(command)
     def wrapped(where: str | None, **options: Any) -> Any:
-        site = meant(where)
+        site = meant(where, lenient)
         try:
             return command(site=site, **options)
         finally:
@@ -153,33 +162,45 @@ def at_site(command: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-def meant(where: str | None) -> Site:
+def meant(where: str | None, lenient: bool = False) -> Site:
     """The site of --site; without it that of the working directory, of BALSAM_SITE_PATH, or ``default``.
 
     Raises
     ------
     NotFound
         If there is no such site: none is made by asking for it.
+    SiteError
+        If its store is missing, or its settings are wrong (`lenient`: then a warning).
     """
-    from ..api import open_site
+    from ..api_site import opened
+
+    name, folder = _named(where)
+    site = opened("embedded", name, folder, lenient)
+    if site.engine.trouble:
+        click.echo(f"Warning: {site.engine.trouble} Until then nothing new is launched.", err=True)
+    return site
+
+
+def _named(where: str | None) -> tuple[str | None, str | None]:
+    """Name or directory of the site meant."""
     from ..engines.base import registered_site, site_around
 
     if where is None:
         here = site_around("embedded", Path.cwd())
         where = str(here) if here else os.environ.get("BALSAM_SITE_PATH")
     if not where:
-        return open_site()
+        return "default", None
     if os.sep not in where and not where.startswith((".", "~")):
         try:
             ref: int | str = int(where) if where.isdecimal() else where
-            return open_site(registered_site("embedded", ref))
+            return registered_site("embedded", ref), None
         except NotFound:
             if not Path(where).is_dir():
                 raise
     folder = Path(where).expanduser().resolve()
     if site_around("embedded", folder) != folder:
         raise NotFound(f"There is no site in {folder}; balsam-jupyter site init {folder} makes one.")
-    return open_site(path=folder)
+    return None, str(folder)
 
 
 # -- words of the command line -----------------------------------------------------------------------------
@@ -239,3 +260,7 @@ def capped(rows: Sequence[Any], limit: int | None) -> tuple[Sequence[Any], int]:
 
 
 limit_option = click.option("--limit", type=click.IntRange(min=1), help=f"Show at most so many (default {MOST}).")
+wide_option = click.option(
+    "--wide", is_flag=True, expose_value=False, help="Every column in full, however wide the terminal is.",
+    callback=lambda ctx, _, value: ctx.meta.__setitem__(_WIDE, value),
+)  # fmt: skip

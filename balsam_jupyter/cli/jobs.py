@@ -11,7 +11,20 @@ import click
 
 from ..errors import BadInput, NotFound, nearest
 from ..models import JOB_STATES, TERMINAL, JobRow, Query
-from .common import MOST, Group, Shown, at_site, limit_option, pairs, said, scalars, shows, wants_json
+from .common import (
+    MOST,
+    Group,
+    Shown,
+    at_any_site,
+    at_site,
+    limit_option,
+    pairs,
+    said,
+    scalars,
+    shows,
+    wants_json,
+    wide_option,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..api import Site
@@ -82,8 +95,9 @@ def query_of(
 @click.option("--history", is_flag=True, help="With every change of their states.")
 @click.option("--order", default="id", show_default=True, help="A column such as -runtime_s ('-': descending).")
 @click.option("-v", "--verbose", is_flag=True, help="Everything there is about each.")
+@wide_option
 @limit_option
-@at_site
+@at_any_site
 @shows
 def job_ls(
     site: Site,
@@ -250,7 +264,7 @@ def job_create(
 @click.argument("what", nargs=-1, metavar="ID|ENSEMBLE…")
 @chooses
 @click.option("--now", is_flag=True, help="SIGKILL at once, instead of SIGTERM and half a second.")
-@at_site
+@at_any_site
 @shows
 def job_kill(site: Site, what: tuple[str, ...], now: bool, **chosen: Any) -> Shown:
     """End jobs that are not done: by id or name, by ensemble, or those the options choose."""
@@ -279,7 +293,7 @@ def job_retry(site: Site, what: tuple[str, ...], **chosen: Any) -> Shown:
 @click.argument("what", nargs=-1, metavar="ID|ENSEMBLE…")
 @chooses
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@at_site
+@at_any_site
 @shows
 def job_rm(site: Site, what: tuple[str, ...], yes: bool, **chosen: Any) -> Shown:
     """Forget jobs that do not run; their directories stay."""
@@ -316,7 +330,7 @@ def _chosen(site: Site, what: tuple[str, ...], chosen: dict[str, Any]) -> list[t
 @click.argument("what", metavar="ID")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what the job writes, until it has ended.")
 @click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
-@at_site
+@at_any_site
 @shows
 def job_logs(site: Site, what: str, follow: bool, tail: int | None) -> Shown | None:
     """Print the log (job.out) of a job: by id, name or directory."""

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import BadInput, NotFound, listing
-from .common import Group, Shown, at_site, capped, limit_option, pairs, said, shows, wants_json
+from .common import (
+    Group,
+    Shown,
+    at_any_site,
+    at_site,
+    capped,
+    limit_option,
+    pairs,
+    said,
+    shows,
+    wants_json,
+    wide_option,
+)
 
 if TYPE_CHECKING:
     from ..api import Site
@@ -128,8 +140,9 @@ def queue_submit(site: Site, **asked: Any) -> Shown:  # noqa: D103
 
 @queue.command("ls")
 @click.option("--history", is_flag=True, help="Also those that have ended, the last ones first.")
+@wide_option
 @limit_option
-@at_site
+@at_any_site
 @shows
 def queue_ls(site: Site, history: bool, limit: int | None) -> Shown:
     """List the allocations that wait or run."""
@@ -146,7 +159,7 @@ def queue_ls(site: Site, history: bool, limit: int | None) -> Shown:
 @queue.command("rm")
 @click.argument("ids", nargs=-1, metavar="ID…|all")
 @click.option("--timeout", type=float, default=60, show_default=True, help="Seconds to wait for the end of each.")
-@at_site
+@at_any_site
 @shows
 def queue_rm(site: Site, ids: tuple[str, ...], timeout: float) -> Shown:
     """End allocations; running jobs are stopped gracefully and run again in the next one."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .common import Group, Shown, at_site, pairs, shows, wants_json
+from .common import Group, Shown, at_any_site, at_site, pairs, shows, wants_json
 
 if TYPE_CHECKING:
     from ..api import Site
@@ -59,7 +59,7 @@ def start(site: Site, replace: bool, tags: tuple[str, ...], **settings: Any) -> 
 
 @service.command("stop")
 @click.option("--revoke", is_flag=True, help="End its allocations, too.")
-@at_site
+@at_any_site
 @shows
 def stop(site: Site, revoke: bool) -> Shown:
     """Stop it; its allocations go on."""
@@ -68,7 +68,7 @@ def stop(site: Site, revoke: bool) -> Shown:
 
 
 @service.command("status")
-@at_site
+@at_any_site
 @shows
 def status(site: Site) -> Shown:
     """Say whether it runs, since when, with which settings, and what it did last."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import Group, Shown, at_site, capped, limit_option, shows
+from .common import Group, Shown, at_any_site, at_site, capped, limit_option, shows, wide_option
 
 if TYPE_CHECKING:
     from ..api import Site
@@ -20,6 +20,7 @@ def site() -> None:
 
 
 @site.command("ls")
+@wide_option
 @limit_option
 @shows
 def site_ls(limit: int | None) -> Shown:
@@ -49,7 +50,7 @@ def site_init(directory: Path, name: str | None) -> Shown:
 
 
 @site.command("check")
-@at_site
+@at_any_site
 @shows
 def site_check(site: Site) -> Shown:
     """Look for faults of the store and of the files, and say what to do; exit code 1 if there is one."""
@@ -79,7 +80,7 @@ def site_vacuum(site: Site) -> Shown:
 @site.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--format", "kind", type=click.Choice(["csv", "parquet"]), help="By default what FILE ends in.")
-@at_site
+@at_any_site
 @shows
 def site_export(site: Site, file: Path, kind: str | None) -> Shown:
     """Write all jobs to FILE and all events beside it (runs.csv and runs.events.csv), as CSV or Parquet."""
@@ -106,9 +107,10 @@ def app() -> None:
 
 
 @app.command("ls")
+@wide_option
 @limit_option
 @click.option("-v", "--verbose", is_flag=True, help="With parameters and commands in full.")
-@at_site
+@at_any_site
 @shows
 def app_ls(site: Site, limit: int | None, verbose: bool) -> Shown:
     """List the apps of the site with their parameters."""

@@ -57,6 +57,8 @@ class Engine(Protocol):
 
     kind: str
     site: SiteRecord
+    trouble: str
+    """Why nothing can be launched at the site, where it was opened all the same; else ""."""
 
     def sites(self) -> list[SiteRecord]:
         """The sites this engine can reach."""
@@ -167,8 +169,10 @@ class Engine(Protocol):
         """Let go of files and sockets; jobs and launchers go on."""
 
 
-def open_engine(kind: str, name: str | None = None, path: str | None = None) -> Engine:
+def open_engine(kind: str, name: str | None = None, path: str | None = None, lenient: bool = False) -> Engine:
     """Open the engine of that kind at a site, creating the site where the kind can.
+
+    `lenient`: a site whose settings are wrong is opened all the same, to look and to stop what runs.
 
     Raises
     ------
@@ -180,7 +184,7 @@ def open_engine(kind: str, name: str | None = None, path: str | None = None) -> 
     if kind == "embedded":
         from .embedded import EmbeddedEngine
 
-        return EmbeddedEngine.open(name, path)
+        return EmbeddedEngine.open(name, path, lenient)
     raise BadInput(f"Unknown engine {kind!r}: this version has 'embedded'.{nearest(kind, ['embedded'])}")
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from ...errors import BadInput, NotFound
+from ...errors import BadInput, NotFound, SiteError
 from ...models import (
     Allocation,
     AllocationRequest,
@@ -45,8 +45,9 @@ class EmbeddedEngine:
 
     kind = "embedded"
 
-    def __init__(self, record: SiteRecord, settings: site.Settings) -> None:
+    def __init__(self, record: SiteRecord, settings: site.Settings, trouble: str = "") -> None:
         self.site = record
+        self.trouble = trouble
         self.settings = settings
         self.path = Path(record.path)
         self.store = Store(self.path / "balsam.db")
@@ -60,8 +61,10 @@ class EmbeddedEngine:
         self.look_after()
 
     @classmethod
-    def open(cls, name: str | None = None, path: str | None = None) -> EmbeddedEngine:
+    def open(cls, name: str | None = None, path: str | None = None, lenient: bool = False) -> EmbeddedEngine:
         """Open a site by name or path; creates it if it is new.
+
+        `lenient`: settings that are wrong are noted as `trouble`, and the defaults taken.
 
         Raises
         ------
@@ -71,9 +74,15 @@ class EmbeddedEngine:
             If the directory cannot be written to, its settings are wrong or its database is of a newer version.
         """
         number, name, folder = site.locate(name, path)
-        settings = site.Settings.read(folder / "settings.yml")
+        trouble = ""
+        try:
+            settings = site.Settings.read(folder / "settings.yml")
+        except SiteError as error:
+            if not lenient:
+                raise
+            settings, trouble = site.Settings(cores_per_node=site.usable_cores(), gpus_per_node=0), str(error)
         record = SiteRecord(number, name, str(folder), settings.nodes, settings.cores_per_node, settings.gpus_per_node)
-        return cls(record, settings)
+        return cls(record, settings, trouble)
 
     def sites(self) -> list[SiteRecord]:
         return [
@@ -125,6 +134,8 @@ class EmbeddedEngine:
 
     def _check(self, asked: Resources) -> None:
         """Refuse what can never fit at this site."""
+        if self.trouble:
+            raise SiteError(self.trouble)
         self._check_nodes(asked.num_nodes)
         what, node = need(asked, self.settings), f"a node of {self.site.name!r} has"
         if what.cores > self.site.cores_per_node:
@@ -256,8 +267,11 @@ class EmbeddedEngine:
         ensure(self.path, self.store)
         if records.allocations(self.store.con, unended=True):
             ended = scheduler.reconcile(self.path, self.store)
-            if scheduler.start_waiting(self.path, self.store, self.settings) or ended:
+            if self._start_waiting() or ended:
                 self.bell.ring()
+
+    def _start_waiting(self) -> list[int]:
+        return [] if self.trouble else scheduler.start_waiting(self.path, self.store, self.settings)
 
     # -- allocations --------------------------------------------------------------------------------------
 
@@ -266,7 +280,7 @@ class EmbeddedEngine:
         with self.store.transaction() as con:
             allocation_id = records.add_allocation(con, request)
         scheduler.reconcile(self.path, self.store)
-        scheduler.start_waiting(self.path, self.store, self.settings)
+        self._start_waiting()
         self.bell.ring()
         return records.allocation(self.store.con, allocation_id)
 
@@ -309,7 +323,7 @@ class EmbeddedEngine:
             if time.monotonic() > deadline:
                 return False
             ear.wait(0.05)
-        scheduler.start_waiting(self.path, self.store, self.settings)
+        self._start_waiting()
         self.bell.ring()
         return True
 

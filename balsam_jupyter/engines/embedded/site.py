@@ -346,15 +346,31 @@ def find(site: int | str) -> str:
         If there is no such site; the message lists the sites.
     """
     sites = known_sites()
-    for name, (number, _) in sites.items():
+    for name, (number, folder) in sites.items():
         if site in (name, number):
+            around(folder)
             return name
     raise NotFound(f"There is no site {site!r}; the sites: {listing(sites)}.{nearest(str(site), sites)}")
 
 
 def around(folder: Path) -> Path | None:
-    """The site that `folder` is, or lies in."""
-    return next((one for one in (folder, *folder.parents) if (one / "balsam.db").is_file()), None)
+    """The site that `folder` is, or lies in.
+
+    Raises
+    ------
+    SiteError
+        If it is a registered one whose store is missing.
+    """
+    names = {path: name for name, (_, path) in known_sites().items()}
+    for one in (folder, *folder.parents):
+        if (one / "balsam.db").is_file():
+            return one
+        if one in names and one.is_dir():  # never begin an empty one unasked, nor take another one
+            raise SiteError(
+                f"The store of the site {names[one]!r} is missing ({one}/balsam.db): restore it from a backup, or "
+                f"begin an empty one with: balsam-jupyter site init {one}"
+            )
+    return None
 
 
 def create(folder: Path) -> None:

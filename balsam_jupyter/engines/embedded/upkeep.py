@@ -12,6 +12,7 @@ from ...errors import SiteError, listing
 from ...models import Finding, Vacuumed
 from . import scheduler
 from .sessions import session_folder, try_lock
+from .site import Settings
 from .store import Store
 from .store import upkeep as sql
 
@@ -28,6 +29,10 @@ def check(site: Path, store: Store) -> list[Finding]:
         todo = "stop the site's launchers, copy the file, and restore it from a backup or with sqlite3's .recover"
         return [Finding(f"{store.path} is damaged: {listing(damage, 2)}", todo)]
     found: list[Finding] = []
+    try:
+        Settings.read(site / "settings.yml")
+    except SiteError as error:
+        found.append(Finding(str(error), "nothing is launched before it is corrected"))
     try:
         scheduler.check_template(site)
     except SiteError as error:
@@ -46,7 +51,7 @@ def check(site: Path, store: Store) -> list[Finding]:
     orphans = list(_orphans(site, store))
     if orphans:
         what = f"{_many(len(orphans), 'directory')} in data/ belong to no job: {listing(orphans, _SHOWN)}"
-        found.append(Finding(what, "their jobs were deleted; remove what you do not need"))
+        found.append(Finding(what, "their jobs were deleted; remove what you do not need", fault=False))
     parts = list(_parts(site, store))
     if parts:
         what = f"{_many(len(parts), 'file')} of ended jobs were not transferred whole: {listing(parts, _SHOWN)}"

@@ -29,6 +29,8 @@ log = logging.getLogger("balsam_jupyter.launcher")
 TICK_S = 1.0  # so often is looked whether a launch has ended that no socket tells of
 ENDING_S = 0.01  # and so often, whether one that was killed has
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 2.0  # between a launch that ended and the next
+HOPELESS = 5  # launches in a row that brought up no worker: the command must be wrong
+SILENT_S = 60.0  # so long may a worker take to say hello
 STEADY_S = 10.0  # a launch that lasted so long was a good one: the next comes after the first pause again
 _EXIT_S = 5.0
 
@@ -102,6 +104,8 @@ class _Launch:
         self.broken = False  # one of its workers has died; it is ended, and all come anew
         self.began = self.due = 0.0
         self.pause = FIRST_PAUSE_S
+        self.heard = False  # a worker of this start has said hello
+        self.failures = 0  # starts in a row that brought up none
 
 
 class _Link:
@@ -156,6 +160,11 @@ class NodeWorkers:
         else:
             self.launches = [_Launch([node], list) for node in range(count)]
         self.serve()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether on some node no worker comes up, however often it is started."""
+        return any(launch.failures >= HOPELESS for launch in self.launches)
 
     def fileno(self) -> int:
         """Readable when `serve` has something to do."""
@@ -244,6 +253,8 @@ class NodeWorkers:
                 "the worker of node %s ended (%s); it is started again", _span(launch.nodes), process.returncode
             )
             launch.process = None
+            left = process.returncode == 0 and now - launch.began < STEADY_S  # its workers are not its children
+            launch.failures = launch.failures + 1 if left or not launch.heard else 0
             for link in list(launch.links.values()):  # they may have outlived an MPI launcher; now they end too
                 self._drop(link)
             launch.pause = FIRST_PAUSE_S if now - launch.began > STEADY_S else launch.pause
@@ -252,9 +263,12 @@ class NodeWorkers:
             launch.broken = False
         elif launch.broken:
             _kill(process)
+        elif not launch.heard and now - launch.began > SILENT_S:
+            log.warning("the worker of node %s says nothing for %g s", _span(launch.nodes), SILENT_S)
+            launch.broken = True
 
     def _begin(self, launch: _Launch, now: float) -> None:
-        launch.token, launch.began = secrets.token_hex(8), now
+        launch.token, launch.began, launch.heard = secrets.token_hex(8), now, False
         address = self.listener.getsockname()[1:].hex()
         worker = [sys.executable, "-I", "-S", str(Path(__file__).with_name("node.py")), address, launch.token]
         command = launch.command(worker)
@@ -265,6 +279,7 @@ class NodeWorkers:
         except OSError as error:
             log.warning("the worker of node %s could not be started: %s", _span(launch.nodes), error)
             launch.due = now + LAST_PAUSE_S
+            launch.failures += 1
 
     # -- connections --------------------------------------------------------------------------------------
 
@@ -296,7 +311,7 @@ class NodeWorkers:
             launch = next((each for each in self.launches if each.token == said[0] and each.process is not None), None)
             free = [node for node in launch.nodes if node not in launch.links] if launch is not None else []
             if launch is not None and free:
-                link.launch, link.node = launch, free[0]
+                link.launch, link.node, launch.heard = launch, free[0], True
                 launch.links[link.node] = link
                 self._send(link)
             else:  # of a launch that has ended meanwhile

@@ -37,6 +37,7 @@ log = logging.getLogger("balsam_jupyter.launcher")
 
 GROUP_S = 0.05  # results wait this long at most for their commit while more are coming
 TICK_S = 1.0  # fallback for rings that got lost
+CORRECT = "correct worker_launch or mpi_launcher in settings.yml"
 
 
 class Pilot:
@@ -109,6 +110,8 @@ class Pilot:
             for workers in self.workers.values():
                 if not workers.patience():
                     workers.serve()
+                if workers.hopeless:
+                    self.stop(f"its node workers do not start: see log/qlaunch{self.allocation_id}.log; {CORRECT}")
             while self.calls:
                 self.calls.popleft()()
             now = time.monotonic()
