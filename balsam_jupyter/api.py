@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, ClassVar, TypeVar
 
-from .api_check import allocation_request
+from .api_check import allocation_request, partition_list
 from .api_job import Job, NoResult
 from .api_jobs import JobManager, JobWaitResult
 from .api_query import DoesNotExist, Field, Manager, Model, MultipleObjectsReturned, Query, matches, sort_by
@@ -119,7 +119,7 @@ class BatchJob(Model):
             project=project,
             optional_params=dict(optional_params or {}),
             filter_tags=dict(filter_tags or {}),
-            partitions=list(partitions or []),
+            partitions=partition_list(partitions),
             wf_filter=wf_filter,
         )
 

@@ -211,7 +211,7 @@ def allocation_request(
     for name, value in (("queue", queue), ("project", project)):
         if not isinstance(value, str) or not value:
             raise BadInput(f"{name} must be a name, not {value!r}.")
-    parts = tuple(_partition(part) for part in partitions or ())
+    parts = tuple(_partition(part) for part in partition_list(partitions))
     if parts and sum(part["num_nodes"] for part in parts) != nodes:
         raise BadInput(f"The partitions must have {_nodes(nodes)} together, as many as the allocation.")
     return AllocationRequest(
@@ -243,6 +243,15 @@ def mode(name: object) -> str:
     return str(name)
 
 
+def partition_list(partitions: object) -> list[Any]:
+    """The partitions of an allocation as a list; one alone (text or a mapping) is none."""
+    if partitions is None:
+        return []
+    if isinstance(partitions, str | bytes | Mapping) or not isinstance(partitions, Iterable):
+        raise BadInput(f"partitions is a list such as ['mpi:1', 'serial:2:role=worker'], not {partitions!r}.")
+    return list(partitions)
+
+
 def partition(text: str) -> dict[str, Any]:
     """A partition written as Balsam writes it: ``mode:nodes`` and any number of ``:key=value``.
 
@@ -255,12 +264,15 @@ def partition(text: str) -> dict[str, Any]:
     name, _, rest = text.partition(":")
     number, *pairs = rest.split(":")
     if not number.strip().isdecimal():
-        raise BadInput(f"{number or 'nothing'!r} is no number of nodes in {written}.")
+        wrong = f"{number!r} is no number of nodes" if number else "The number of nodes is missing"
+        raise BadInput(f"{wrong} in {written}.")
     tags: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise BadInput(f"{pair!r} is not KEY=VALUE in {written}.")
+        if key in tags:
+            raise BadInput(f"{key!r} is given twice in {written}.")
         tags[key] = value
     return _partition({"job_mode": name.strip(), "num_nodes": int(number), "filter_tags": tags})
 

@@ -227,7 +227,9 @@ class Job(Model):
             )
         if state is not None and not engine.update(Query(ids=(self._row.id,)), state):
             self.refresh_from_db()
-            cannot = "it has ended" if state == "USER_KILLED" else "it has not ended"
+            cannot = "it has not ended"
+            if self.state in TERMINAL:
+                cannot = "it has ended" if state == "USER_KILLED" else "only jobs that failed or were killed run again"
             raise ExecutorException(f"Job {self._row.id} is {self.state}: {cannot}, so it cannot become {state}.")
         self.refresh_from_db()
 

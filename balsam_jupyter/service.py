@@ -146,7 +146,7 @@ class ServiceReport:
             head = f"{who} does not run."
         settings = [f"  {plain(now.settings)}"] if now.running and now.settings else []
         asked = [f"  allocations: {', '.join(map(str, now.allocations))}"] if now.allocations else []
-        return [head, *settings, *asked, *(f"  {line}" for line in now.log)]
+        return [head, *settings, *asked, *(f"  {line.partition(', min_nodes=')[0]}" for line in now.log)]
 
     def __repr__(self) -> str:
         return "\n".join(self.lines())

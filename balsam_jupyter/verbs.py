@@ -49,7 +49,8 @@ def log_of(engine: Engine, job: JobRow, lines: int) -> str:
     # An error is often the end of the log, and longer than what is asked for.
     end = engine.output(job.id, lines + len(error)).rstrip("\n")
     added = [line for line in error if line.strip() not in end]
-    shown = [*(end.splitlines() or ["(its log is empty)"]), *added][-lines:]
+    nothing = "(it has not run)" if not job.attempts else "(its log is empty)"
+    shown = [*(end.splitlines() or ([] if added else [nothing])), *added][-lines:]
     code = "" if job.return_code is None else f", return code {job.return_code}"
     return "\n".join([f"task {job.id} ({job.app_name}, {job.state}{code}) in {job.workdir}:", *shown])
 
@@ -64,6 +65,8 @@ def kill(engine: Engine, query: Query, words: str, wait_time: float | None = 0.5
     asked = engine.update(query, "USER_KILLED", wait_time)
     if not asked:
         number = sum(before.values())
+        if not number:
+            return f"{words}: nothing to kill: there are no such tasks."
         return f"{words}: nothing to kill: " + ("it had ended." if number == 1 else f"all {number} tasks had ended.")
     deadline = time.monotonic() + KILL_S
     while True:
@@ -79,6 +82,23 @@ def kill(engine: Engine, query: Query, words: str, wait_time: float | None = 0.5
     said += [f"{first} ended first"] if first > 0 else []
     said += [f"{_tasks(going)} still ending"] if going else []
     return f"{words}: {'; '.join(said)}."
+
+
+def retry(engine: Engine, query: Query, words: str) -> tuple[int, str]:
+    """Have ended tasks run again: how many will, and that in a sentence, with the reason where none will."""
+    number = engine.update(query, "RESTART_READY")
+    if number:
+        return number, f"{words}: {'1 job' if number == 1 else f'{number:,} jobs'} will run again."
+    counts = engine.count(query)
+    found = ", ".join(f"{many:,} {state}" for state, many in counts.items())
+    if not counts:
+        why = "there are no such tasks"
+    elif sum(counts.values()) == 1:
+        (state,) = counts
+        why = f"it has finished ({state})" if state == "JOB_FINISHED" else f"it has not ended (it is {state})"
+    else:
+        why = f"none has failed or was killed ({found})"
+    return 0, f"{words}: nothing to retry: {why}."
 
 
 def _tasks(number: int) -> str:

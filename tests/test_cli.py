@@ -169,7 +169,7 @@ def test_apps(run: Cli, engine: EmbeddedEngine) -> None:
     shell_app(engine, "echo {{ x }}\nsleep 1", "x")
     (one,) = told(run, "app", "ls")["apps"]
     assert one["name"] == "App" and one["parameters"]["x"]["required"] is True
-    assert table(run("app", "ls").stdout)[0]["command"] == "echo {{ x }}"
+    assert table(run("app", "ls").stdout)[0]["command"] == "echo {{ x }} …"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_create(run: Cli, engine: EmbeddedEngine) -> None:
         ("job create -a Ap", 1, "Site 'here' has no app 'Ap'"),
         ("job create -a App", 2, "x"),
         ("job create -a App -p y=1", 2, "App App has no parameter 'y'; its parameters: x"),
-        ("job create -a App -p x", 2, "-p x: write -p KEY=VALUE."),
+        ("job create -a App -p x", 2, "-p x: write -p NAME=VALUE."),
         ("job create -a App -p x=1 -p x=2", 2, "-p x is given twice."),
         ("job create -a App -p x=[1", 2, "quote it to have it as text"),
         ("job create -a App -p x=1 -n 9", 2, "9 nodes are too many: the site 'here' has 1"),
@@ -288,7 +288,9 @@ def test_kill_retry_and_rm(run: Cli, engine: EmbeddedEngine) -> None:
     assert "still run: kill them first" in run("job", "rm", "4", "-y", code=1).stdout
     run("kill", "--state", "RUNNING", "--state", "PREPROCESSED")
     assert run("job", "retry", "4").stdout == "task 4: 1 job will run again.\n"
-    assert run("job", "retry", "--state", "JOB_FINISHED", code=1).stdout == "the jobs chosen: 0 jobs will run again.\n"
+    assert run("job", "retry", "--state", "JOB_FINISHED", code=1).stdout == (
+        "the jobs chosen: nothing to retry: there are no such tasks.\n"
+    )
     engine.update(Query(), "USER_KILLED")
     wait_until(engine, lambda: ended(engine) == 4)
     assert "Forget 4 jobs for ever?" in run("job", "rm", "--app", "App", code=1, input="n\n").stderr
@@ -350,7 +352,8 @@ def test_service(run: Cli, engine: EmbeddedEngine) -> None:
     try:
         started = told(run, "service", "start", "-n", "1", "-t", "5", "-j", "serial", "--tag", "k=v")
         assert started["running"] and started["settings"]["filter_tags"] == {"k": "v"}
-        assert "Stop it first, or start with replace (--replace)" in run("service", "start", code=2).output
+        assert "Stop it first, or start with replace (--replace)" in run("service", "start", "-t", "9", code=2).output
+        assert told(run, "service", "start") == told(run, "service", "status")
         assert (
             "runs already; stop it first"
             in run("service", "run", "-n", "1", "-t", "5", "-j", "serial", "--tag", "k=v", code=2).output

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from balsam_jupyter import BatchJob, Site
+from balsam_jupyter.api_check import allocation_request
 from balsam_jupyter.cli.table import fit, shortened
 from balsam_jupyter.codec import encode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
+from balsam_jupyter.errors import BadInput
 from balsam_jupyter.models import EnsembleRecord, JobCommon, JobSpec, Query
 
 from .engine_site import allocate, finished, job, python_app, shell_app, submit, wait_until
@@ -159,3 +164,80 @@ def test_a_site_whose_store_is_gone_is_an_error(engine: EmbeddedEngine, tmp_path
     assert not store.exists()
     (tmp_path / "backup.db").rename(store)
     assert "There are no jobs" in run("job", "ls", cwd=engine.path / "data").stdout
+
+
+# -- words -------------------------------------------------------------------------------------------------
+
+
+def test_what_does_nothing_says_why(engine: EmbeddedEngine) -> None:
+    ends = shell_app(engine, "true", app="Ends")
+    fails = shell_app(engine, "exit 3", app="Fails")
+    first, second = submit(engine, ends)[0], submit(engine, fails)[0]
+    waits = "task 1: nothing to retry: it has not ended (it is PREPROCESSED).\n"
+    assert run("job", "retry", "1", cwd=engine.path, code=1).stdout == waits
+    unborn = run("job", "logs", "1", cwd=engine.path)
+    assert (unborn.stdout, unborn.stderr) == ("", "Job 1 (PREPROCESSED) has no log, for it has not run.\n")
+    none = "the jobs chosen: nothing to kill: there are no such tasks.\n"
+    assert run("kill", "--state", "RUNNING", cwd=engine.path).stdout == none
+    allocate(engine)
+    assert [finished(engine, number).state for number in (first, second)] == ["JOB_FINISHED", "FAILED"]
+    done = "task 1: nothing to retry: it has finished (JOB_FINISHED).\n"
+    assert run("job", "retry", "1", cwd=engine.path, code=1).stdout == done
+    assert run("job", "logs", "1", cwd=engine.path).stderr == "Job 1 (JOB_FINISHED) wrote nothing to its log.\n"
+    told = run("job", "ls", "--error", cwd=engine.path).stdout
+    assert told == "job 2 (Fails) in lone/2:\n  exit code 3, and nothing in its log\n"
+
+
+def test_ranks_that_fit_on_several_nodes(engine: EmbeddedEngine) -> None:
+    engine.close()
+    (engine.path / "settings.yml").write_text("nodes: 2\ncores_per_node: 1\n")
+    opened = EmbeddedEngine.open("here")
+    shell_app(opened, "true")
+    opened.close()
+    create = ["job", "create", "-a", "App", "--num-procs"]
+    spread = "2 ranks are too many: a node of 'here' has 1 cores (cores_per_node in its settings.yml); ask for fewer, "
+    assert spread + "or use num_nodes=2 (--num-nodes)." in run(*create, "2", cwd=engine.path, code=2).stderr
+    assert run(*create, "3", cwd=engine.path, code=2).stderr.endswith("ask for fewer.\n")
+    assert "2 nodes" not in run(*create, "2", "-n", "2", cwd=engine.path).stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("mpi:1", "partitions is a list such as"),
+        (5, "partitions is a list such as"),
+        ({"num_nodes": 1}, "partitions is a list such as"),
+        (["mpi"], "The number of nodes is missing in the partition 'mpi': write MODE:NODES"),
+        (["mpi:1:a=b:a=c"], "'a' is given twice"),
+    ],
+)
+def test_partitions_that_are_none(site: Site, given: Any, says: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(says)):
+        allocation_request(site.engine.site, 1, 10, partitions=given)
+    with pytest.raises(BadInput, match=re.escape(says)):
+        BatchJob(num_nodes=1, wall_time_min=10, partitions=given).save()
+
+
+def test_everything_about_an_app(engine: EmbeddedEngine) -> None:
+    assert "There are no apps" in run("app", "ls", cwd=engine.path).stdout
+    slot = {"required": True, "direction": "in", "local_path": "in.dat", "description": "", "recursive": False}
+    shell_app(
+        engine, "echo {{ x }}\nsleep 1", "x", hooks=["preprocess"], transfers={"deck": slot}, cleanup_files=["*.tmp"]
+    )
+    assert "echo {{ x }} …" in run("app", "ls", cwd=engine.path).stdout
+    assert run("app", "ls", "-v", cwd=engine.path).stdout.splitlines() == [
+        "App (app 1, shell, version 1)", "  parameter x", "  command:", "    echo {{ x }}", "    sleep 1",
+        "  hooks: preprocess", "  transfer deck: in in.dat (required)", "  cleanup: *.tmp", "",
+    ]  # fmt: skip
+
+
+def test_a_service_that_runs_is_shown_and_its_end_told(engine: EmbeddedEngine) -> None:
+    try:
+        first = run("service", "start", "-t", "5", cwd=engine.path).stdout
+        assert first.count("min_nodes=") == 1
+        assert run("service", "start", cwd=engine.path).stdout == run("service", "status", cwd=engine.path).stdout
+        submit(engine, shell_app(engine, "sleep 60"))
+        wait_until(engine, lambda: engine.count(Query()).get("RUNNING"))
+    finally:
+        last = run("service", "stop", "--revoke", cwd=engine.path).stdout
+    assert last.endswith("allocation 1 was ended with the service\n  allocations ended: 1\n")

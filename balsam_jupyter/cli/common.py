@@ -206,13 +206,13 @@ def _named(where: str | None) -> tuple[str | None, str | None]:
 # -- words of the command line -----------------------------------------------------------------------------
 
 
-def pairs(words: Iterable[str], option: str) -> dict[str, str]:
+def pairs(words: Iterable[str], option: str, form: str = "KEY=VALUE") -> dict[str, str]:
     """``KEY=VALUE`` words as a mapping."""
     found: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or not key:
-            raise BadInput(f"{option} {word}: write {option} KEY=VALUE.")
+            raise BadInput(f"{option} {word}: write {option} {form}.")
         if key in found:
             raise BadInput(f"{option} {key} is given twice.")
         found[key] = value
@@ -245,7 +245,7 @@ def scalar(name: str, text: str) -> Any:
 
 def scalars(words: Iterable[str], option: str) -> dict[str, Any]:
     """``NAME=VALUE`` words as a mapping to values."""
-    return {name: scalar(name, text) for name, text in pairs(words, option).items()}
+    return {name: scalar(name, text) for name, text in pairs(words, option, "NAME=VALUE").items()}
 
 
 def said(values: Mapping[str, object]) -> str:

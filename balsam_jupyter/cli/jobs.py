@@ -134,7 +134,7 @@ def job_ls(
             lines += [f"job {row.id} ({row.app_name}) in {row.workdir}:", *(f"  {line}" for line in plain["tail"])]
     if history:
         for row, plain in zip(found, listed, strict=True):
-            plain["history"] = _history(site, row.id)
+            plain["history"] = _history(site, row)
             lines += [f"job {row.id}:", *(_step(one) for one in plain["history"])]
     if verbose:
         for plain in listed:
@@ -175,14 +175,17 @@ def _why(site: Site, row: JobRow) -> list[str]:
     return log_of(site.engine, row, _TAIL).splitlines()[1:]
 
 
-def _history(site: Site, number: int) -> list[dict[str, Any]]:
+def _history(site: Site, row: JobRow) -> list[dict[str, Any]]:
     from ..export import iso
 
-    return [
+    steps = [
         {"from": left, "to": reached, "time": iso(time), "data": data}
-        for event in site.engine.history([number])
-        for left, reached, time, data in event.steps(number)
+        for event in site.engine.history([row.id])
+        for left, reached, time, data in event.steps(row.id)
     ]
+    if row.error and steps and steps[-1]["to"] == "FAILED" and not steps[-1]["data"]:
+        steps[-1]["data"] = {"error": row.error}  # of a hook, which is kept with the job only
+    return steps
 
 
 def _step(one: dict[str, Any]) -> str:
@@ -251,7 +254,7 @@ def job_create(
         ranks_per_node=each,
         launch_params=pairs(launch_params, "-lp"),
         parent_ids=parents,
-        transfers=pairs(transfers, "-s"),
+        transfers=pairs(transfers, "-s", "SLOT=LOCATION:PATH"),
         site_name=site.name,
         **wants,
     )
@@ -284,9 +287,11 @@ kill = click.Command("kill", params=job_kill.params, callback=job_kill.callback,
 @shows
 def job_retry(site: Site, what: tuple[str, ...], **chosen: Any) -> Shown:
     """Run jobs that failed or were killed again; the old log stays as job.out.1."""
-    numbers = {words: site.engine.update(query, "RESTART_READY") for query, words in _chosen(site, what, chosen)}
-    lines = [f"{words}: {_jobs(number)} will run again." for words, number in numbers.items()]
-    return Shown({"retried": sum(numbers.values())}, lines=lines, code=0 if sum(numbers.values()) else 1)
+    from ..verbs import retry
+
+    done = [retry(site.engine, query, words) for query, words in _chosen(site, what, chosen)]
+    number = sum(one for one, _ in done)
+    return Shown({"retried": number}, lines=[line for _, line in done], code=0 if number else 1)
 
 
 @job.command("rm")
@@ -344,9 +349,16 @@ def job_logs(site: Site, what: str, follow: bool, tail: int | None) -> Shown | N
         if follow:
             raise BadInput("--follow has no end to make a JSON document of; leave one of the two out.")
         return Shown({"id": row.id, "state": row.state, "log": site.engine.output(row.id, tail)})
+    if not follow and not site.engine.read_output(row.id, 0, 1):
+        click.echo(_no_log(row), err=True)
     with contextlib.suppress(KeyboardInterrupt):  # the way to leave --follow
         _print_log(site, row, tail, follow)
     return None
+
+
+def _no_log(row: JobRow) -> str:
+    what = "wrote nothing to its log" if row.attempts else "has no log, for it has not run"
+    return f"Job {row.id} ({row.state}) {what}." + (f"\n{row.error.rstrip()}" if row.error else "")
 
 
 def _print_log(site: Site, row: JobRow, tail: int | None, follow: bool) -> None:

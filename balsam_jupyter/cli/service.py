@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from .common import Group, Shown, at_any_site, at_site, pairs, shows, wants_json
 
@@ -53,7 +57,11 @@ def service() -> None:
 @at_site
 @shows
 def start(site: Site, replace: bool, tags: tuple[str, ...], **settings: Any) -> Shown:
-    """Start it; nothing happens if it runs already with these settings."""
+    """Start it; nothing happens if it runs already with these settings, or if none are given."""
+    context = click.get_current_context()
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if set(given) <= {"where", "as_json"} and (now := site.service.status()).running:
+        return _shown(now)
     return _shown(site.service.start(**settings, filter_tags=pairs(tags, "--tag"), replace=replace))
 
 
@@ -63,8 +71,13 @@ def start(site: Site, replace: bool, tags: tuple[str, ...], **settings: Any) -> 
 @shows
 def stop(site: Site, revoke: bool) -> Shown:
     """Stop it; its allocations go on."""
+    before = site.service.status().status.allocations if revoke else ()
     site.service.stop(revoke)
-    return _shown(site.service.status())
+    now = site.service.status()
+    ended = [str(number) for number in before if number not in now.status.allocations]
+    shown = _shown(now)
+    lines = [*shown.lines, f"  allocations ended: {', '.join(ended)}"] if ended else shown.lines
+    return Shown(shown.document, lines=lines)
 
 
 @service.command("status")
@@ -92,4 +105,8 @@ def run(site: Site, tags: tuple[str, ...], **settings: Any) -> Shown:
 
 
 def _shown(report: ServiceReport) -> Shown:
-    return Shown(report.document(), lines=report.lines())
+    lines = report.lines()
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        lines = [part for line in lines for part in textwrap.wrap(line, width, subsequent_indent="      ")]
+    return Shown(report.document(), lines=lines)

@@ -12,6 +12,7 @@ from .common import Group, Shown, at_any_site, at_site, capped, limit_option, sh
 
 if TYPE_CHECKING:
     from ..api import Site
+    from ..models import AppRecord
 
 
 @click.group(cls=Group)
@@ -109,7 +110,7 @@ def app() -> None:
 @app.command("ls")
 @wide_option
 @limit_option
-@click.option("-v", "--verbose", is_flag=True, help="With parameters and commands in full.")
+@click.option("-v", "--verbose", is_flag=True, help="Everything there is about each.")
 @at_any_site
 @shows
 def app_ls(site: Site, limit: int | None, verbose: bool) -> Shown:
@@ -123,14 +124,44 @@ def app_ls(site: Site, limit: int | None, verbose: bool) -> Shown:
             "parameters": {name: {k: v for k, v in asdict(p).items() if v != ""} for name, p in one.parameters.items()},
             "command_template": one.command_template,
             "description": one.description,
+            "hooks": one.hooks,
+            "transfers": one.transfers,
+            "cleanup_files": one.cleanup_files,
+            "environment_variables": one.environment_variables,
+            "outputs": one.outputs,
+            "version": one.version,
         }
         for one in shown
     ]
+    if verbose:
+        return Shown({"apps": listed, "left_out": left_out}, lines=[line for one in shown for line in _whole(one)])
     rows = []
     for one in shown:
         parameters = " ".join(name if p.required else f"[{name}={p.default!r}]" for name, p in one.parameters.items())
         command = one.command_template if one.kind == "shell" else one.description
-        first = command if verbose else (command.strip().splitlines() or [""])[0][:60]
-        rows.append([one.id, one.name, one.kind, parameters, first])
+        first, *more = command.strip().splitlines() or [""]
+        rows.append([one.id, one.name, one.kind, parameters, first + (" …" if more else "")])
     columns = ("id", "name", "kind", "parameters", "command")
-    return Shown({"apps": listed, "left_out": left_out}, columns, rows, (), left_out)
+    lines = [] if rows else ["There are no apps; BalsamExecutor.register_app and %%balsam_app make one."]
+    return Shown({"apps": listed, "left_out": left_out}, columns if rows else (), rows, lines, left_out)
+
+
+def _whole(one: AppRecord) -> list[str]:
+    """Everything there is about an app, a line for each thing."""
+    lines = [f"{one.name} (app {one.id}, {one.kind}, version {one.version})"]
+    lines += [f"  {line}" for line in one.description.strip().splitlines()]
+    for name, wants in one.parameters.items():
+        default = "" if wants.required else f" = {wants.default!r}"
+        lines.append(f"  parameter {name}{default}" + (f": {wants.help}" if wants.help else ""))
+    command = one.command_template.strip().splitlines() if one.kind == "shell" else ["run()"]
+    lines += ["  command:", *(f"    {line}" for line in command)]
+    if one.hooks:
+        lines.append(f"  hooks: {', '.join(one.hooks)}")
+    for slot, way in one.transfers.items():
+        wanted = "required" if way["required"] else "optional"
+        lines.append(f"  transfer {slot}: {way['direction']} {way['local_path']} ({wanted})")
+    lines += [f"  output {name}: {spec or 'a function'}" for name, spec in one.outputs.items()]
+    lines += [f"  environment {name}={value}" for name, value in one.environment_variables.items()]
+    if one.cleanup_files:
+        lines.append(f"  cleanup: {' '.join(one.cleanup_files)}")
+    return [*lines, ""]

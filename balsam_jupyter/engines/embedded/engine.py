@@ -143,7 +143,9 @@ class EmbeddedEngine:
             wants = f"{ranks} ranks × {threads} threads" if ranks > 1 < threads else f"{max(ranks, threads)} "
             wants += "" if ranks > 1 < threads else "ranks" if ranks > 1 else "threads"
             limit = f"{node} {self.site.cores_per_node} cores"
-            raise BadInput(f"{wants} are too many: {limit} (cores_per_node in its settings.yml); ask for fewer.")
+            nodes = -(-what.cores * what.nodes // self.site.cores_per_node)
+            apart = f", or use num_nodes={nodes} (--num-nodes)" if ranks > 1 and nodes <= self.site.nodes else ""
+            raise BadInput(f"{wants} are too many: {limit} (cores_per_node in its settings.yml); ask for fewer{apart}.")
         if what.gpus > self.site.gpus_per_node:
             raise BadInput(f"{what.gpus} GPUs on a node are too many: {node} {self.site.gpus_per_node}; ask for fewer.")
         if asked.num_nodes * asked.ranks_per_node > 1 and not self.settings.mpi_launcher:

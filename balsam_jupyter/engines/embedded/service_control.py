@@ -107,6 +107,8 @@ class ServiceControl:
         if revoke:
             for number in self.status().allocations:
                 self.engine.revoke(number)
+                with open(self.log, "a") as log:
+                    log.write(f"{time.strftime('%F %T')} allocation {number} was ended with the service\n")
         return status.running
 
     def _end(self) -> None:
