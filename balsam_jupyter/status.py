@@ -81,13 +81,14 @@ def explain(engine: Engine, ensemble: str | None = None) -> Status:
     ensemble : str, optional
         Count only the tasks of this ensemble.
     """
-    counts = task_counts(engine.count(Query(ensemble=ensemble)))
+    states = engine.count(Query(ensemble=ensemble))
+    counts = task_counts(states)
     allocations = engine.allocations()
     live = [one for one in allocations if one.state in _LIVE]
     shown = live[:_SHOWN] or allocations[-1:]
     why, stuck = "", False
     if counts["WAITING"] and not counts["RUNNING"]:
-        why, stuck = _why(engine, ensemble, allocations, live)
+        why, stuck = _why(engine, ensemble, states, allocations, live)
     return Status(engine.site.name, ensemble, counts, shown, why, stuck)
 
 
@@ -111,11 +112,16 @@ def task_counts(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _why(
-    engine: Engine, ensemble: str | None, allocations: list[Allocation], live: list[Allocation]
+    engine: Engine,
+    ensemble: str | None,
+    states: Mapping[str, int],
+    allocations: list[Allocation],
+    live: list[Allocation],
 ) -> tuple[str, bool]:
     """Why nothing runs, and whether that stays so."""
     kinds = engine.kinds(ensemble)
-    if not kinds and (parents := _ended_parents(engine, ensemble)):
+    family = not kinds and states.get("AWAITING_PARENTS", 0)
+    if family and (parents := _ended_parents(engine, ensemble)):
         return parents, True
     if not allocations:
         return f"there is no allocation. {_ask(kinds)}", True
@@ -125,9 +131,9 @@ def _why(
         reason = _reason(last)
         said = f"allocation {last.id} {ended}{f' ({reason})' if reason else ''} and there is no other"
         return f"{said}. {_ask(kinds)}", True
-    if not kinds and engine.count(Query(ensemble=ensemble, states=_PROCESSED)):
+    if not kinds and any(states.get(state) for state in _PROCESSED):
         return "their hooks and transfers come first, and run now.", False
-    if not kinds and not engine.count(Query(ensemble=ensemble, states=tuple(RUNNABLE))):
+    if family and not any(states.get(state) for state in RUNNABLE):
         return "its tasks wait for their parents to finish.", False
     fitting = [one for one in live if not kinds or not all(_refusal(kind, one) for kind in kinds)]
     if not fitting:

@@ -195,10 +195,11 @@ def _row(one: Allocation) -> list[object]:
     request = one.request
     wanted = [said(request.filter_tags), f"workflow~{request.wf_filter}" if request.wf_filter else ""]
     wanted += [f"[{part['job_mode']}:{part['num_nodes']} {said(part['filter_tags'])}]" for part in request.partitions]
+    mode = "(parts)" if request.partitions else request.job_mode
     left = "" if one.remaining_s is None else f"{one.remaining_s / 60:.1f} min"
     note = "; ".join(str(text) for text in one.status_info.values())
     note = "; ".join(text for text in ("by the service" if request.by_service else "", note) if text)
     return [
-        one.id, one.state, request.num_nodes, f"{request.wall_time_min:g}", request.job_mode,
+        one.id, one.state, request.num_nodes, f"{request.wall_time_min:g}", mode,
         " ".join(filter(None, wanted)), left, request.queue, request.project, note,
     ]  # fmt: skip
