@@ -234,6 +234,19 @@ def test_a_name_held_by_an_unfinished_job_is_refused_and_a_finished_one_gets_a_n
     assert second.renamed == {second.ids[0]: "lone/x.2"}
 
 
+def test_a_lone_job_and_a_row_never_share_a_directory(engine):
+    common = shell_app(engine, "true")
+    engine.submit([JobSpec(common, "{}", "scan/1")])
+    rows = JobCommon(common.app_id, ensemble="scan")
+    with pytest.raises(BadInput, match="Job 1 works in 'scan/1', which would be a row's"):
+        engine.submit([JobSpec(rows, "{}", key=bytes([n])) for n in range(2)], EnsembleRecord("scan", "App"))
+    assert engine.ensembles() == [] and engine.count(Query()) == {"PREPROCESSED": 1}
+    engine.submit([JobSpec(rows, "{}", key=b"0")], EnsembleRecord("scan", "App"))
+    with pytest.raises(BadInput, match="'scan/0' is the directory of row 0 of ensemble 'scan'"):
+        engine.submit([JobSpec(common, "{}", "scan/0")])
+    engine.submit([JobSpec(common, "{}", "scan/0/analysis")])  # what a hook makes inside its job's directory
+
+
 def test_rows_are_found_by_their_directory(engine):
     common = shell_app(engine, "true")
     engine.put_ensemble(EnsembleRecord("scan.1", "App"))

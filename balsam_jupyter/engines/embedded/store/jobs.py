@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import time
 from collections.abc import Iterable, Mapping
@@ -13,19 +12,8 @@ from typing import Any
 from ....errors import BadInput
 from ....models import JobRow, Query, Resources
 from . import flow
+from .directories import row_of, row_workdir
 from .submission import intern_spec
-
-FOLDER_SIZE = 5000
-
-
-def row_workdir(ensemble: str, generation: int, row: int) -> str:
-    """Directory of an ensemble's row below ``data/``: at most 5,000 rows (and folders of rows) in a folder."""
-    top = ensemble if generation == 1 else f"{ensemble}~{generation}"  # no ensemble can have such a name
-    if row < FOLDER_SIZE:
-        return f"{top}/{row}"
-    first = row - row % FOLDER_SIZE
-    return f"{top}/{first}-{first + FOLDER_SIZE - 1}/{row}"
-
 
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
     ensemble.name, ensemble.generation, job.row, job.app_version, job.submit_time, job.start_time, job.end_time,
@@ -84,16 +72,13 @@ def where(query: Query) -> tuple[str, list[Any]]:
 
 def _at_workdir(workdir: str) -> tuple[Any, ...]:
     """Condition and arguments for one directory: a lone job's is stored, that of an ensemble's row follows from it."""
-    top, _, rest = workdir.partition("/")
-    found = re.fullmatch(r"(.+?)(?:~(\d+))?", top)
-    row = rest.rpartition("/")[2]
-    if found and row.isdecimal():
-        name, generation = found[1], int(found[2] or 1)
-        if row_workdir(name, generation, int(row)) == workdir:
-            ensemble = "SELECT id FROM ensemble WHERE name = ? AND generation = ?"
-            ours = f"job.workdir IS NULL AND job.row = ? AND job.ensemble_id = ({ensemble})"
-            return f"(job.workdir = ? OR {ours})", workdir, int(row), name, generation
-    return "job.workdir = ?", workdir
+    found = row_of(workdir)
+    if found is None:
+        return "job.workdir = ?", workdir
+    name, generation, row = found
+    ensemble = "SELECT id FROM ensemble WHERE name = ? AND generation = ?"
+    ours = f"job.workdir IS NULL AND job.row = ? AND job.ensemble_id = ({ensemble})"
+    return f"(job.workdir = ? OR {ours})", workdir, row, name, generation
 
 
 def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:

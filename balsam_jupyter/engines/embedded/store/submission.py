@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ....errors import BadInput, NotFound
 from ....models import TERMINAL, JobCommon, JobSpec, Submitted
 from . import flow
+from .directories import row_of, row_workdir
 
 CHUNK = 1000
 
@@ -64,6 +65,7 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec]) -> Submitted:
                 con.execute(_INSERT, fresh.pop())
         con.executemany(_INSERT, fresh)
     for ensemble_id, row in rows.items():
+        _refuse_taken_rows(con, ensemble_id, row)
         con.execute("UPDATE ensemble SET rows = ? WHERE id = ?", (row, ensemble_id))
     for first, last, path in births.ranges(next_id):
         add_event(con, first, last, path, now, now)
@@ -200,6 +202,9 @@ def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str,
 def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
     """The name wanted, or the next free ``.2``, ``.3`` … where an ended job holds it."""
     name, number = wanted, 1
+    row = row_of(wanted)
+    if row and con.execute("SELECT 1 FROM ensemble WHERE name = ? AND generation = ?", row[:2]).fetchone():
+        raise BadInput(f"{wanted!r} is the directory of row {row[2]} of ensemble {row[0]!r}; choose another workdir.")
     while holder := con.execute("SELECT id, state FROM job WHERE workdir = ?", (name,)).fetchone():
         if holder[1] not in TERMINAL:
             raise BadInput(
@@ -208,6 +213,19 @@ def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
         number += 1
         name = f"{wanted}.{number}"
     return name
+
+
+def _refuse_taken_rows(con: sqlite3.Connection, ensemble_id: int, rows: int) -> None:
+    """Refuse new rows of an ensemble whose directory a lone job has."""
+    name, generation, before = con.execute(
+        "SELECT name, generation, rows FROM ensemble WHERE id = ?", (ensemble_id,)
+    ).fetchone()
+    top = row_workdir(name, generation, 0).rpartition("/")[0]
+    lone = con.execute("SELECT id, workdir FROM job WHERE workdir > ? AND workdir < ?", (f"{top}/", f"{top}0"))
+    for job, workdir in lone:
+        found = row_of(workdir)
+        if found and before <= found[2] < rows:
+            raise BadInput(f"Job {job} works in {workdir!r}, which would be a row's; give the ensemble another name.")
 
 
 def add_event(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ....errors import SiteError
-from .jobs import row_workdir
+from .directories import row_workdir
 
 _GONE = "session_id NOT IN (SELECT id FROM session WHERE state <> 'closed')"
 _LOST = f"((session_id IS NOT NULL AND {_GONE}) OR (session_id IS NULL AND state = 'RUNNING'))"

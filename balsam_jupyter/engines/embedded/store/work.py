@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ....models import Resources
 from . import flow
-from .jobs import row_workdir
+from .directories import row_workdir
 from .schema import READY
 
 _RAN = "RUNNING>RUN_DONE>POSTPROCESSED>STAGED_OUT>JOB_FINISHED"
