@@ -65,7 +65,8 @@ class Handing:
                 if way.to_worker:
                     files = self.preparer.files(app, decode(work.parameters)) if app.texts else app.fixed
                     directory = data + work.workdir
-                    tasks.append((work.id, work.attempt, directory, way.number, work.parameters, work.data, files))
+                    told = work.id, work.attempt, directory, way.number, work.parameters, work.data, files, work.lone
+                    tasks.append(told)
                 else:
                     tasks.append(self._command(work, way))
             except Exception as error:

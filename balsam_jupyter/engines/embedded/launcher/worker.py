@@ -5,7 +5,8 @@ Started by path with the app's own Python. Frames as in `spawner.py`:
 In:  ("app", key, record), ("call", number, app key, tags), ("cores", [id, …]), ("run", [task, …]), ("drop", job id),
      ("extract", job id, directory, app key)
      record = (name, payload, sys_path, output specs), tags = JSON text
-     task = (job id, attempt, directory, call number, parameters, data as JSON text or None, files)
+     task = (job id, attempt, directory, call number, parameters, data as JSON text or None, files, lone);
+     a lone job has its directory from the beginning
 Out: (started, ends, returned, extracted, done)
      ends = [(job id, return code, start time, runtime in s, (value, error, exception, note)), …]
      extracted = [(job id, value, note), …]
@@ -286,7 +287,7 @@ class Worker:
                 pass  # the launcher is gone; the journal has it all
 
     def run(self, task: Any, began: float, clock: float) -> None:
-        job, attempt, directory, number, parameters, data, inputs = task
+        job, attempt, directory, number, parameters, data, inputs, lone = task
         if clock - self.last_flush > FLUSH_S:
             self.flush()
             self.listen_in_c()
@@ -295,7 +296,7 @@ class Worker:
         exception: bytes | None = None
         code = 0
         try:
-            files.when_there_is_room(self.enter, directory, attempt > 1, inputs)
+            files.when_there_is_room(self.enter, directory, attempt > 1, inputs, lone)
             value, note = self.call(job, directory, number, parameters, data)
         except SystemExit as stop:
             code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
@@ -321,8 +322,8 @@ class Worker:
         self.record.wait_for_room(len(self.unwritten) + files.ROOM // 2)
         self.clean_up()
 
-    def enter(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
-        if not inputs and self.stage.enter(directory):
+    def enter(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]], lone: bool) -> None:
+        if not (inputs or lone) and self.stage.enter(directory):
             return
         files.make(directory)
         self.stage.enter_own(directory, files.rotate if keep_log else None)

@@ -78,6 +78,8 @@ ALTER TABLE job ADD COLUMN shape_id INTEGER;
 UPDATE job SET shape_id = (SELECT shape_id FROM spec WHERE spec.id = job.spec_id);
 -- JSON: what a job stages in and out.
 ALTER TABLE job ADD COLUMN transfers TEXT;
+-- JSON: the lines of a shell_preamble that looks at its job.
+ALTER TABLE job ADD COLUMN preamble TEXT;
 -- Automatic retries used up (max_retries).
 ALTER TABLE job ADD COLUMN retries INTEGER NOT NULL DEFAULT 0;
 DROP INDEX job_ready;

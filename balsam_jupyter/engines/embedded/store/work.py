@@ -51,6 +51,10 @@ class Work(NamedTuple):
     attempt: int
     data: str | None = None
     """The job's data as JSON text; None if it has none."""
+    lone: bool = False
+    """It is of no ensemble, and its directory was named for it."""
+    preamble: str | None = None
+    """What the app's `shell_preamble` gave for this job, as a JSON list of lines."""
 
 
 class End(NamedTuple):
@@ -188,7 +192,7 @@ def check_out(
         given = session, batch_job_id, json.dumps(_first(con, spec_ids, limit))
     rows = con.execute(
         f"""UPDATE job SET session_id = ?1, batch_job_id = ?2, attempts = attempts + 1 WHERE id IN ({which})
-            RETURNING id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data""",
+            RETURNING id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data, preamble""",
         given,
     ).fetchall()
     return _work(con, rows)
@@ -220,12 +224,12 @@ def _first(con: sqlite3.Connection, spec_ids: list[int], limit: int) -> list[int
 def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None]]:
     """Every job a session holds, and the kill asked for it (None: none)."""
     rows = con.execute(
-        """SELECT id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data, kill_wait
+        """SELECT id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data, preamble, kill_wait
            FROM job WHERE session_id = ? ORDER BY id""",
         (session,),
     ).fetchall()
-    kills_asked = {row[0]: row[9] for row in rows}
-    return [(work, kills_asked[work.id]) for work in _work(con, [row[:9] for row in rows])]
+    kills_asked = {row[0]: row[10] for row in rows}
+    return [(work, kills_asked[work.id]) for work in _work(con, [row[:10] for row in rows])]
 
 
 def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
@@ -241,8 +245,19 @@ def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
     )
     names = {ensemble: (name, generation) for ensemble, name, generation in found}
     return sorted(
-        Work(job, apps[spec], spec, state, parameters, workdir or row_workdir(*names[ensemble], row), attempt, data)
-        for job, spec, ensemble, row, state, parameters, workdir, attempt, data in rows
+        Work(
+            job,
+            apps[spec],
+            spec,
+            state,
+            parameters,
+            workdir or row_workdir(*names[ensemble], row),
+            attempt,
+            data,
+            ensemble is None,
+            preamble,
+        )
+        for job, spec, ensemble, row, state, parameters, workdir, attempt, data, preamble in rows
     )
 
 
