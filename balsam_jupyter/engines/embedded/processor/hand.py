@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import marshal
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -19,13 +16,13 @@ from .. import processes
 from ..site import Settings
 from ..store.flow import DUE_STATES, Step
 from ..transfers import Stopped, TransferError, clean_up, stage
+from .host import Host
 
 if TYPE_CHECKING:
     from .__main__ import Processor
 
 log = logging.getLogger("balsam_jupyter.processor")
 
-_HOST = Path(__file__).resolve().parents[3] / "hooks.py"
 _HOOK = {
     # state: hook, the state it leads to by default, others it may choose
     "STAGED_IN": ("preprocess", "PREPROCESSED", ("FAILED",)),
@@ -44,41 +41,6 @@ class Done(NamedTuple):
     edits: Mapping[str, Any] = {}
     note: Mapping[str, Any] = {}
     auto: bool = False
-
-
-class Host:
-    """A Python process that runs hooks, one after another."""
-
-    def __init__(self, python: str, env: Mapping[str, str], mark: dict[str, object]) -> None:
-        self.mark = mark
-        self.known: dict[int, AppRecord] = {}  # the apps it has been told of
-        words = {key: str(value) for key, value in mark.items()}
-        self.process = subprocess.Popen(
-            [python, "-u", str(_HOST)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**env, **words},
-            start_new_session=True,
-        )  # fmt: skip
-
-    def ask(self, message: tuple[Any, ...]) -> Any:
-        """The answer; None if the process ended instead."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        frame = marshal.dumps(message)
-        try:
-            self.process.stdin.write(len(frame).to_bytes(4, "little") + frame)
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        size = int.from_bytes(self.process.stdout.read(4), "little")
-        answer = self.process.stdout.read(size)
-        return marshal.loads(answer) if size and len(answer) == size else None
-
-    def close(self) -> int:
-        """Let it end; its exit code."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        code = self.process.wait()
-        self.process.stdout.close()
-        return code
 
 
 class Hand(threading.Thread):
@@ -227,12 +189,14 @@ class Hand(threading.Thread):
             raise Stopped
         if host.known.get(app.id) is not app:
             host.known[app.id] = app
-            host.ask(("app", app.id, (app.name, app.payload, app.sys_path, app.outputs)))
-        answer = host.ask(message)
+            host.ask("app", app.id, (app.name, app.payload, app.sys_path, app.outputs))
+        answer = host.ask(*message)
         if answer is None or answer[0]:  # it died, or wants to be replaced
             code = self.drop_host()
             if self.is_stopped():
                 raise Stopped
+            if answer is None:
+                processes.end([host.mark], 0)  # children it left would go on in the job's directory
             if answer is None:
                 return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return answer[1]
