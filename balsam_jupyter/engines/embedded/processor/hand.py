@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ....errors import SiteError
 from ....models import AppRecord, JobRow, Resources
 from .. import processes
 from ..site import Settings
+from ..store import jobs
 from ..store.flow import DUE_STATES, Step
 from ..transfers import Stopped, TransferError, clean_up, stage
 from .host import Host
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("balsam_jupyter.processor")
 
+_RETRY_S = 0.5  # between looks at settings that cannot be read
 _HOOK = {
     # state: hook, the state it leads to by default, others it may choose
     "STAGED_IN": ("preprocess", "PREPROCESSED", ("FAILED",)),
@@ -108,7 +111,9 @@ class Hand(threading.Thread):
         if state == "POSTPROCESSED":
             return self.transfer("out", "STAGED_OUT", row, app)
         if state == "STAGED_OUT":
-            clean_up(self.workdir(row), app.cleanup_files)
+            if app.cleanup_files:
+                theirs = jobs.workdirs_below(self.processor.store.con, row.workdir)
+                clean_up(self.workdir(row), app.cleanup_files, theirs)
             return Done("JOB_FINISHED")
         hook, following, others = _HOOK[state]
         if hook in app.hooks:
@@ -130,12 +135,25 @@ class Hand(threading.Thread):
             return Done(following, worked=False)
         workdir = self.workdir(row)
         try:
-            locations = Settings.read(self.processor.site / "settings.yml").transfer_locations
+            locations = self.locations()
             workdir.mkdir(parents=True, exist_ok=True)
             worked = stage(direction, app.transfers, row.transfers, row.id, workdir, locations, self.is_stopped)
         except (TransferError, OSError) as error:
             return Done("FAILED", True, {"error": str(error)}, {}, {"error": str(error)})
         return Done(following, worked)
+
+    def locations(self) -> Mapping[str, str]:
+        """The site's transfer locations; while its settings cannot be read (half saved), this waits."""
+        told = ""
+        while not self.is_stopped():
+            try:
+                return Settings.read(self.processor.site / "settings.yml").transfer_locations
+            except SiteError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("job %d waits to transfer its files: %s", self.job, told)
+            self.killed.wait(_RETRY_S)
+        raise Stopped
 
     def is_stopped(self) -> bool:
         return self.killed.is_set() or bool(self.processor.stopping)
@@ -151,15 +169,16 @@ class Hand(threading.Thread):
             "resources": _plain(row.resources), "value": row.value, "error": row.error, "exception": row.exception,
         }  # fmt: skip
         answer = self.ask(app, ("hook", app.id, hook, str(self.workdir(row)), details))
+        before = row.error if hook == "handle_error" else ""  # why the run failed, which is what the user looks for
         if not isinstance(answer, tuple):
-            return _failed(f"the process of {hook}() {answer} before it returned")
+            return _failed(f"the process of {hook}() {answer} before it returned", {}, before)
         state, data, edits, note, trace = answer
         changes: dict[str, Any] = {} if data is None else {"data": data}
         if trace:
-            return _failed(f"{hook}() raised\n{trace}", changes)
+            return _failed(f"{hook}() raised\n{trace}", changes, before)
         if state not in (None, following, *others):
             allowed = ", ".join((following, *others))
-            return _failed(f"{hook}() set the state {state!r}; it can be {allowed}", changes)
+            return _failed(f"{hook}() set the state {state!r}; it can be {allowed}", changes, before)
         said = json.loads(note)
         reached = state or following
         if reached == "FAILED":
@@ -241,8 +260,8 @@ class Hand(threading.Thread):
         self.killed.set()
 
 
-def _failed(why: str, changes: Mapping[str, Any] = {}) -> Done:
-    return Done("FAILED", True, {**changes, "error": why}, {}, {"error": why})
+def _failed(why: str, changes: Mapping[str, Any] = {}, before: str = "") -> Done:
+    return Done("FAILED", True, {**changes, "error": f"{before}\n{why}".lstrip()}, {}, {"error": why})
 
 
 def _plain(resources: Resources) -> dict[str, Any]:

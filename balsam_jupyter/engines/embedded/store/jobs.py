@@ -27,6 +27,21 @@ def row_workdir(ensemble: str, generation: int, row: int) -> str:
     return f"{top}/{first}-{first + FOLDER_SIZE - 1}/{row}"
 
 
+def workdirs_below(con: sqlite3.Connection, workdir: str) -> set[str]:
+    """Directories of other jobs inside one job's, relative to it; of an ensemble whole, where it lies inside whole."""
+    found = con.execute("SELECT workdir FROM job WHERE workdir > ? AND workdir < ?", (f"{workdir}/", f"{workdir}0"))
+    below = {name for (name,) in found}
+    for name, generation, rows in con.execute("SELECT name, generation, rows FROM ensemble"):
+        top = row_workdir(name, generation, 0).rpartition("/")[0]
+        if top == workdir:
+            below |= {row_workdir(name, generation, row) for row in range(min(rows, FOLDER_SIZE))}
+            firsts = range(FOLDER_SIZE, rows, FOLDER_SIZE)
+            below |= {row_workdir(name, generation, row).rpartition("/")[0] for row in firsts}
+        elif top.startswith(f"{workdir}/"):
+            below.add(top)
+    return {name.removeprefix(f"{workdir}/") for name in below}
+
+
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
     ensemble.name, ensemble.generation, job.row, job.app_version, job.submit_time, job.start_time, job.end_time,
     job.runtime_s, job.return_code, job.batch_job_id, job.attempts, job.data, job.value, job.error, job.exception,
