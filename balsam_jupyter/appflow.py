@@ -80,8 +80,8 @@ def cleanup_files(app: str, given: Any) -> list[str]:
         parts = glob.split("/") if isinstance(glob, str) else [".."]
         if (
             not glob
-            or glob != glob.strip()
             or ".." in parts
+            or glob != glob.strip()
             or glob.startswith(("/", "~"))
             or "\0" in glob
             or set(parts) <= {".", ""}

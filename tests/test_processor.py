@@ -13,6 +13,7 @@ import pytest
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
 from balsam_jupyter.api import EventLog
 from balsam_jupyter.monitor import snapshot
+from balsam_jupyter.status import explain
 
 from .processes import is_running, launchers, marked, processors
 
@@ -76,6 +77,36 @@ def test_jobs_that_wait_for_a_hook_are_killed_and_deleted(exctr, site):
     assert Job.objects.filter(id=[job.id for job in stuck]).update(state="USER_KILLED") == 5
     assert not Job.objects.wait(stuck, SOON).not_done
     assert Job.objects.filter(workdir="s4").delete() == 1 and not marked(seconds)
+
+
+def test_explain_names_the_hooks_that_run(exctr, site, allocation):
+    exctr.register_app(Hanging)
+    seconds = f"606.{os.getpid()}"
+    stuck = Job.objects.create(app_id="Hanging", workdir="stuck", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    assert f"running now: preprocess() of job {stuck.id} for " in explain(site.engine).why
+    stuck.state = "USER_KILLED"
+    stuck.save()
+    stuck.wait(SOON)
+    seen(site, lambda: not site.engine.hooks())
+
+
+class Deadly(ApplicationDefinition):
+    command_template = "true"
+
+    def preprocess(self):
+        if self.job.data:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
+
+
+def test_a_hook_that_kills_its_processor_fails_its_job_at_the_third_time(exctr, site):
+    exctr.register_app(Deadly)
+    deadly = Job.objects.create(app_id="Deadly", workdir="deadly", data={"it": "kills"})
+    others = [Job.objects.create(app_id="Deadly", workdir=f"w{n}") for n in range(4)]
+    deadly.wait(SOON)
+    assert deadly.state == "FAILED" and "died 3 times while a hook of this job ran" in deadly._row.error
+    seen(site, lambda: all(Job.objects.get(id=job.id).state == "PREPROCESSED" for job in others))
 
 
 class Forking(ApplicationDefinition):

@@ -19,6 +19,7 @@ from ..store import jobs
 from ..store.flow import DUE_STATES, Step
 from ..transfers import Stopped, TransferError, clean_up, stage
 from .host import Host
+from .underway import Note
 
 if TYPE_CHECKING:
     from .__main__ import Processor
@@ -56,6 +57,7 @@ class Hand(threading.Thread):
         self.host: Host | None = None
         self.host_key: tuple[Any, ...] = ()
         self.hosts_made = 0
+        self.note = Note(processor.session.folder, number)
         self.job = 0
         self.killer: threading.Thread | None = None  # ends the host for the sake of the current job
         self.killed = threading.Event()
@@ -168,7 +170,11 @@ class Hand(threading.Thread):
             "parent_ids": list(row.parent_ids), "transfers": row.transfers, "max_retries": row.max_retries,
             "resources": _plain(row.resources), "value": row.value, "error": row.error, "exception": row.exception,
         }  # fmt: skip
-        answer = self.ask(app, ("hook", app.id, hook, str(self.workdir(row)), details))
+        self.note.write(row.id, hook)
+        try:
+            answer = self.ask(app, ("hook", app.id, hook, str(self.workdir(row)), details))
+        finally:
+            self.note.clear()
         before = row.error if hook == "handle_error" else ""  # why the run failed, which is what the user looks for
         if not isinstance(answer, tuple):
             return _failed(f"the process of {hook}() {answer} before it returned", {}, before)
