@@ -199,6 +199,8 @@ def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str,
 
 def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
     """The name wanted, or the next free ``.2``, ``.3`` … where an ended job holds it."""
+    if wanted.startswith("/") or ".." in wanted.split("/"):
+        raise BadInput(f"workdir {wanted!r} must be a relative path without '..'; it is below the site's data folder.")
     name, number = wanted, 1
     while holder := con.execute("SELECT id, state FROM job WHERE workdir = ?", (name,)).fetchone():
         if holder[1] not in TERMINAL:
