@@ -82,7 +82,7 @@ def workdir_below(workdir: object, top: str = "") -> str:
 
 def job_ids(jobs: object) -> tuple[int, ...]:
     """Ids of jobs, given as numbers, Jobs or tasks; one alone, or several."""
-    many = jobs if isinstance(jobs, Iterable) and not isinstance(jobs, str | bytes) else (jobs,)
+    many = jobs if isinstance(jobs, Iterable) and not isinstance(jobs, str | bytes | Mapping) else (jobs,)
     found = []
     for one in many:
         number = getattr(one, "id", one)

@@ -78,8 +78,20 @@ def cleanup_files(app: str, given: Any) -> list[str]:
         raise BadInput(f'The cleanup_files of app {app} are {given!r}; give a list of globs, such as ["*.tmp"].')
     for glob in given:
         parts = glob.split("/") if isinstance(glob, str) else [".."]
-        if not glob or ".." in parts or glob.startswith("/") or "\0" in glob or set(parts) <= {".", ""}:
+        if (
+            not glob
+            or ".." in parts
+            or glob != glob.strip()
+            or glob.startswith(("/", "~"))
+            or "\0" in glob
+            or set(parts) <= {".", ""}
+        ):
             raise BadInput(
                 f"cleanup_files of app {app}: {glob!r} must be a glob of files below the work directory, without '..'."
+            )
+        if parts[-1] in ("**", ""):
+            raise BadInput(
+                f"cleanup_files of app {app}: {glob!r} matches only directories, and files are removed; "
+                f"write {glob.rstrip('/') + '/*'!r}."
             )
     return list(given)

@@ -3,9 +3,10 @@
 Started by path with the app's own Python, beside this very copy of the package. Frames on stdin and stdout are a
 4-byte length and a marshalled value.
 
-In:  ("app", app id, record), ("hook", app id, name, directory, job), ("outputs", app id, directory, value)
+In:  (number, "app", app id, record), (number, "hook", app id, name, directory, job),
+     (number, "outputs", app id, directory, value)
      record = (name, payload, sys_path, output specs)
-Out: (retire, answer); retire: this process is not fit for another hook, start a fresh one
+Out: (number, retire, answer); number: of the request; retire: this process is not fit for another hook
      answer to "hook" = (state set, data as JSON, edits, state_data as JSON, traceback); the first two may be None
      answer to "outputs" = (encoded values, note)
 """
@@ -119,6 +120,8 @@ class Host:
         # Hooks may read stdin and write stdout: the frames move out of their way.
         self.inlet, self.outlet = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
         self.null = os.open(os.devnull, os.O_RDWR)
+        self.pid = os.getpid()
+        os.register_at_fork(after_in_child=self.let_go)
         self.records: dict[int, tuple[Any, ...]] = {}
         self.apps: dict[int, Any] = {}
         self.environment = dict(os.environ)
@@ -128,7 +131,7 @@ class Host:
     def main(self) -> None:
         """Until the processor closes the pipe."""
         while len(head := self.inlet.read(4)) == 4:
-            kind, app, *rest = marshal.loads(self.inlet.read(int.from_bytes(head, "little")))
+            number, kind, app, *rest = marshal.loads(self.inlet.read(int.from_bytes(head, "little")))
             answer: Any = None
             if kind == "app":
                 self.records[app] = rest[0]
@@ -136,9 +139,23 @@ class Host:
             else:
                 answer = self.hook(app, *rest) if kind == "hook" else self.read_outputs(app, *rest)
             retire = threading.active_count() > 1 or self.leave()  # threads a hook left end with the process
-            frame = marshal.dumps((retire, answer))
+            frame = marshal.dumps((number, retire, answer))
             self.outlet.write(len(frame).to_bytes(4, "little") + frame)
             self.outlet.flush()
+        if threading.active_count() > 1:
+            os._exit(0)  # the interpreter's own end would wait for those threads
+
+    def let_go(self) -> None:
+        """In a child that a hook forked: the pipes are not its own, and end with the process they belong to."""
+        for pipe in (self.inlet, self.outlet):
+            os.dup2(self.null, pipe.fileno(), inheritable=False)
+
+    def end_if_forked(self, error: BaseException | None = None) -> None:
+        """End a child that a hook forked and that came back here: one process answers, the one that was asked."""
+        if os.getpid() == self.pid:
+            return
+        code = getattr(error, "code", None) if isinstance(error, SystemExit) else 0 if error is None else 1
+        os._exit(code & 255 if isinstance(code, int) else 0 if code is None else 1)
 
     def hook(self, app: int, name: str, directory: str, details: dict[str, Any]) -> tuple[Any, ...]:
         """Run one hook in the job's directory."""
@@ -149,13 +166,16 @@ class Host:
                 instance = self.app(app).cls()
                 instance.job = job
                 getattr(instance, name)()
+                self.end_if_forked()
                 edits = _edits(job, details)
                 return (_text(job.state, details["state"]), _json("job.data", job.data), edits,
                         _json("job.state_data", job.state_data or {}), "")  # fmt: skip
         except BaseException as error:
-            text = "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
-            with contextlib.suppress(OSError), open(Path(directory, LOG), "a") as log:
-                log.write(text)
+            text = _told(error)
+            if os.getpid() == self.pid or not isinstance(error, SystemExit):
+                with contextlib.suppress(OSError), open(Path(directory, LOG), "a") as log:
+                    log.write(text)
+            self.end_if_forked(error)
             return None, None, {}, "{}", text
 
     def read_outputs(self, app: int, directory: str, value: str | bytes | None) -> tuple[str | bytes | None, str]:
@@ -172,6 +192,7 @@ class Host:
             result: tuple[str | bytes, str] = self.worker.userapp.encoded(found, note)
             return result
         except BaseException as error:
+            self.end_if_forked(error)
             return value, f"{type(error).__name__}: {error}"
 
     def app(self, number: int) -> Any:
@@ -244,6 +265,16 @@ def _same(value: Any, before: Any) -> bool:
         return bool(value == before)
     except Exception:  # arrays have no single answer
         return bool(_codec().encode(value) == _codec().encode(before))
+
+
+def _told(error: BaseException) -> str:
+    """The error with its traceback: of an error of this package only as far as the user's own code goes."""
+    if type(error).__module__.startswith("balsam_jupyter."):
+        package = str(Path(__file__).parent) + os.sep
+        own = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(package)]
+        head = ["Traceback (most recent call last):\n", *traceback.format_list(own)] if own else []
+        return "".join([*head, f"{type(error).__name__}: {error}\n"])
+    return "".join(traceback.format_exception(type(error), error, _users(error.__traceback__)))
 
 
 def _users(trace: Any) -> Any:

@@ -325,6 +325,14 @@ class Usage:
     task_hours: float
 
 
+class HookRun(NamedTuple):
+    """A hook that runs now, and since when (seconds since the epoch)."""
+
+    job_id: int
+    hook: str
+    since: float
+
+
 class Finding(NamedTuple):
     """Something a check of a site found, what to do about it, and whether it is a fault (or only litter)."""
 

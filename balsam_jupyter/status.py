@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -132,7 +133,7 @@ def _why(
         said = f"allocation {last.id} {ended}{f' ({reason})' if reason else ''} and there is no other"
         return f"{said}. {_ask(kinds)}", True
     if not kinds and any(states.get(state) for state in _PROCESSED):
-        return "their hooks and transfers come first, and run now.", False
+        return f"their hooks and transfers come first{_hooks(engine)}.", False
     if family and not any(states.get(state) for state in RUNNABLE):
         return "its tasks wait for their parents to finish.", False
     fitting = [one for one in live if not kinds or not all(_refusal(kind, one) for kind in kinds)]
@@ -158,6 +159,14 @@ def _ask(kinds: Sequence[JobRow]) -> str:
     magic = f"%balsam_allocate -n {nodes} -t {minutes}" + (" --job-mode mpi" if several else "")
     call = f"exctr.submit_allocation(site_id, num_nodes={nodes}, wall_time_min={minutes}"
     return f"Ask for one: {magic}, or {call}" + (', job_mode="mpi").' if several else ").")
+
+
+def _hooks(engine: Engine) -> str:
+    """The hooks that run, longest first: one that hangs holds up the others."""
+    running = engine.hooks()
+    now = time.time()
+    named = [f"{run.hook}() of job {run.job_id} for {_time(max(0.0, now - run.since))}" for run in running[:_SHOWN]]
+    return f"; running now: {', '.join(named)}" if named else ", and run now"
 
 
 def _ended_parents(engine: Engine, ensemble: str | None) -> str:

@@ -69,6 +69,7 @@ def refused(error: type[Exception], match: str) -> Any:
         ({"transfers": {"f": 3}}, BadInput, r"transfers\['f'\] must be"),
         ({"max_retries": -1}, BadInput, "max_retries must be a whole number of at least 0, not -1"),
         ({"max_retries": True}, BadInput, "max_retries must be a whole number"),
+        ({"parent_ids": {1: 2}}, BadInput, "A parent is a saved job, a task, or the id of one, not {1: 2}"),
         ({"parent_ids": [17]}, NotFound, "no job 17 at this site, so it cannot be a parent"),
         ({"parent_ids": ["Melt_1"]}, BadInput, "A parent is a saved job, a task, or the id of one"),
         ({"on_parent_failure": "ignore"}, BadInput, "on_parent_failure is 'fail' or 'wait'"),

@@ -226,6 +226,27 @@ def test_a_hook_that_decides_nothing_leaves_it_to_max_retries(exctr, allocation)
     assert path(job) == [*BEFORE, *["RUNNING", "RUN_ERROR", "RESTART_READY"] * 2, "RUNNING", "RUN_ERROR", "FAILED"]
 
 
+class Clumsy(ApplicationDefinition):
+    command_template = "sh -c 'echo no convergence; exit 3'"
+
+    def handle_error(self):
+        if self.job.data["how"] == "raises":
+            raise ZeroDivisionError("of the handler")
+        self.job.state = "RUNNING"
+
+
+@pytest.mark.parametrize(("how", "said"), [("raises", "of the handler"), ("state", "set the state 'RUNNING'")])
+def test_a_handler_that_goes_wrong_keeps_why_the_run_failed(exctr, allocation, how, said):
+    exctr.register_app(Clumsy)
+    job = Job.objects.create(app_id="Clumsy", workdir="w", data={"how": how}, max_retries=2)
+    job.wait(SOON)
+    assert path(job) == [*BEFORE, "RUNNING", "RUN_ERROR", "FAILED"]
+    text = error(job)
+    assert text.index("no convergence") < text.index(said)
+    [event] = EventLog.objects.filter(job_id=job.id, to_state="FAILED")
+    assert said in event.data["error"]
+
+
 # -- hooks that go wrong -----------------------------------------------------------------------------------------------
 
 
@@ -275,6 +296,7 @@ def test_a_hook_that_goes_wrong_fails_its_job(exctr, site, allocation, how, matc
     [event] = EventLog.objects.filter(job_id=jobs[1].id, to_state="FAILED")
     assert event.from_state == "RUN_DONE" and event.data["error"] in str(Job.objects.get(id=jobs[1].id)._row.error)
     assert "well" in log(site, jobs[0])
+    assert "checked_edits" not in error(jobs[1]), "the user is shown no frames of ours"
 
 
 # -- retries by hand ---------------------------------------------------------------------------------------------------

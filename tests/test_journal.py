@@ -69,7 +69,7 @@ class Driver:
         tasks = []
         for how, value in doings:
             parameters = encode({"how": how, "value": value})
-            tasks.append((self.next, 1, f"{self.folder}/data/{self.next}", 0, parameters, None, []))
+            tasks.append((self.next, 1, f"{self.folder}/data/{self.next}", 0, parameters, None, [], False))
             self.next += 1
         self.channel.send(("run", tasks))
 

@@ -13,6 +13,7 @@ import pytest
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
 from balsam_jupyter.api import EventLog
 from balsam_jupyter.monitor import snapshot
+from balsam_jupyter.status import explain
 
 from .processes import is_running, launchers, marked, processors
 
@@ -76,6 +77,84 @@ def test_jobs_that_wait_for_a_hook_are_killed_and_deleted(exctr, site):
     assert Job.objects.filter(id=[job.id for job in stuck]).update(state="USER_KILLED") == 5
     assert not Job.objects.wait(stuck, SOON).not_done
     assert Job.objects.filter(workdir="s4").delete() == 1 and not marked(seconds)
+
+
+def test_explain_names_the_hooks_that_run(exctr, site, allocation):
+    exctr.register_app(Hanging)
+    seconds = f"606.{os.getpid()}"
+    stuck = Job.objects.create(app_id="Hanging", workdir="stuck", data={"seconds": seconds})
+    seen(site, lambda: marked(seconds))
+    assert f"running now: preprocess() of job {stuck.id} for " in explain(site.engine).why
+    stuck.state = "USER_KILLED"
+    stuck.save()
+    stuck.wait(SOON)
+    seen(site, lambda: not site.engine.hooks())
+
+
+class Deadly(ApplicationDefinition):
+    command_template = "true"
+
+    def preprocess(self):
+        if self.job.data:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(600)
+
+
+def test_a_hook_that_kills_its_processor_fails_its_job_at_the_third_time(exctr, site):
+    exctr.register_app(Deadly)
+    deadly = Job.objects.create(app_id="Deadly", workdir="deadly", data={"it": "kills"})
+    others = [Job.objects.create(app_id="Deadly", workdir=f"w{n}") for n in range(4)]
+    deadly.wait(SOON)
+    assert deadly.state == "FAILED" and "died 3 times while a hook of this job ran" in deadly._row.error
+    seen(site, lambda: all(Job.objects.get(id=job.id).state == "PREPROCESSED" for job in others))
+
+
+class Forking(ApplicationDefinition):
+    command_template = "true"
+
+    def preprocess(self):
+        import sys
+
+        self.job.data = {"me": self.job.id, **self.job.data}
+        how = self.job.data.get("how")
+        if how == "thread":
+            import threading
+
+            threading.Thread(target=time.sleep, args=(600,)).start()
+        elif how in ("exit", "raise", "return") and os.fork() == 0:
+            if how == "exit":
+                sys.exit(0)
+            if how == "raise":
+                raise ValueError("of the child")
+        elif how == "leave":
+            import subprocess
+
+            subprocess.Popen(["sleep", self.job.data["seconds"]], start_new_session=True)
+            if os.fork() == 0:
+                time.sleep(600)
+            os._exit(7)
+
+
+@pytest.mark.parametrize("how", ["exit", "raise", "return", "thread"])
+def test_what_a_hook_leaves_gives_no_job_the_answer_of_another(exctr, site, how):
+    exctr.register_app(Forking)
+    jobs = [Job(app_id="Forking", workdir=f"w{n}", data={"how": how if n < 4 else "well"}) for n in range(12)]
+    Job.objects.bulk_create(jobs)
+    seen(site, lambda: Job.objects.filter(state=["PREPROCESSED", "FAILED"]).count() == 12)
+    for job in Job.objects.all():
+        assert (job.state, job.data["me"]) == ("PREPROCESSED", job.id)
+
+
+def test_a_hook_that_dies_and_leaves_children(exctr, site):
+    exctr.register_app(Forking)
+    seconds = f"605.{os.getpid()}"
+    data = {"how": "leave", "seconds": seconds}
+    jobs = [Job.objects.create(app_id="Forking", workdir=f"w{n}", data=data) for n in range(3)]
+    well = Job.objects.create(app_id="Forking", workdir="well")
+    seen(site, lambda: Job.objects.get(id=well.id).state == "PREPROCESSED")
+    assert not Job.objects.wait(jobs, SOON).not_done and not marked(seconds)
+    for job in jobs:
+        assert job.state == "FAILED" and "ended with exit code 7" in job._row.error
 
 
 def test_a_processor_that_dies_in_mid_hook(exctr, site, allocation):

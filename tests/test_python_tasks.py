@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from balsam_jupyter.codec import decode, encode
 from balsam_jupyter.models import EnsembleRecord, JobCommon, JobSpec, Query
 
-from .engine_site import allocate, ended, finished, job, path_of, python_app, submit, wait_until
+from .engine_site import allocate, ended, finished, job, path_of, python_app, wait_until
+from .engine_site import submit as submit_lone
 from .processes import launchers, slot_processes
 
 RAN = ["RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "JOB_FINISHED"]
@@ -20,6 +22,14 @@ RAN = ["RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "JOB_FINISHED"]
 @pytest.fixture
 def settings() -> str:
     return "cores_per_node: 1\ngrace_period_s: 1\n"  # one slot: tasks follow each other in the same process
+
+
+def submit(engine, common, rows):
+    """Rows of an ensemble: lone jobs have their directories from the beginning."""
+    record = EnsembleRecord(f"e{len(engine.ensembles())}", "Py", 1, "1", 0.0, {})
+    common = replace(common, ensemble=record.name)
+    specs = (JobSpec(common, encode(row), key=number.to_bytes(16, "big")) for number, row in enumerate(rows))
+    return list(engine.submit(specs, record).ids)
 
 
 def folder(engine, job_id):
@@ -314,3 +324,11 @@ def test_neighbours_share_an_event_and_each_has_its_times(engine):
             began, over = event.when(one)
             assert (began, over) == (rows[one].start_time, rows[one].end_time)
             assert event.time <= began <= over <= event.end_time
+
+
+def test_a_lone_job_has_its_directory_and_log_although_it_says_nothing(engine):
+    allocate(engine)
+    common = python_app(engine, lambda self, n: n)
+    for one in submit_lone(engine, common, [{"n": n} for n in range(20)]):
+        finished(engine, one)
+        assert [entry.name for entry in folder(engine, one).iterdir()] == ["job.out"]

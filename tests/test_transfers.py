@@ -12,7 +12,7 @@ import pytest
 from balsam_jupyter import ApplicationDefinition, Job, Site
 from balsam_jupyter.api import EventLog
 from balsam_jupyter.engines.embedded.site import Settings
-from balsam_jupyter.engines.embedded.transfers import Stopped, TransferError, clean_up, copy
+from balsam_jupyter.engines.embedded.transfers import Stopped, TransferError, copy
 from balsam_jupyter.errors import BadInput, SiteError, TaskFailed
 
 from .conftest import SETTINGS
@@ -123,6 +123,9 @@ def test_directories_and_kept_names(exctr, site, box, allocation):
         ({"input_file": "/plain/path", "result": "box:/y"}, "\"location:/path\", not '/plain/path'"),
         ({"input_file": "box:/", "result": "box:/y"}, '"location:/path"'),
         ({"input_file": "box:/folder", "result": "box:/y"}, "folder is a directory; name a file, or make the slot"),
+        ({"input_file": "box:/" + "n" * 300, "result": "box:/y"}, "a name of 300 bytes; a file's name has 255"),
+        ({"input_file": "box:/x", "result": "box:/" + "n" * 300}, "a name of 300 bytes"),
+        ({"input_file": "box:/x", "result": "box:/\ud800"}, "a character that no path can have"),
         ({"input_file": "archive:/x", "result": "box:/y"}, "the directory of 'archive', .*other, is not there"),
     ],
 )
@@ -176,6 +179,80 @@ def test_what_is_missing_fails_the_job_and_can_be_retried(exctr, box, allocation
     job.save()
     job.wait(SOON)
     assert path(job)[3:] == ["READY", "STAGED_IN", "PREPROCESSED", *RAN] and (box / "result").read_text() == "now"
+
+
+class Pairs(ApplicationDefinition):
+    command_template = "touch a b"
+    transfers = {
+        "one": {"direction": "in", "local_path": "x", "required": False},
+        "two": {"direction": "in", "local_path": "x", "required": False},
+        "here": {"direction": "in", "local_path": ".", "required": False},
+        "too": {"direction": "in", "local_path": "./", "required": False},
+        "a": {"direction": "out", "local_path": "a", "required": False},
+        "b": {"direction": "out", "local_path": "b", "required": False},
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "written"),
+    [
+        ({"one": "box:/1", "two": "box:/2"}, "'one'.*'two'.* both write x of the work directory"),
+        ({"here": "box:/d/1", "too": "box:/e/1"}, "'here'.*'too'.* both write 1 of the work directory"),
+        ({"one": "box:/1", "here": "box:/x"}, "'one'.*'here'.* both write x of the work directory"),
+        ({"a": "box:/same", "b": "box://same"}, "'a'.*'b'.* both write .*/box/same;"),
+        ({"a": "box:/new/", "b": "box:/new/a"}, "'a'.*'b'.* both write .*/box/new/a;"),
+    ],
+)
+def test_two_slots_never_write_one_file(exctr, box, files, written):
+    exctr.register_app(Pairs)
+    with pytest.raises(BadInput, match=written):
+        exctr.submit(app_name="Pairs", transfers=files)
+    assert Job.objects.count() == 0
+
+
+def test_a_slash_at_the_end_means_a_directory(exctr, box, allocation):
+    exctr.register_app(Pairs)
+    task = exctr.submit(app_name="Pairs", transfers={"a": "box:/new/", "b": "box:/new/"})
+    task.wait(SOON)
+    assert task.state == "FINISHED" and sorted(os.listdir(box / "new")) == ["a", "b"]
+
+
+class Within(ApplicationDefinition):
+    command_template = "true"
+    transfers = {
+        "source": {"direction": "in", "local_path": "copy", "recursive": True, "required": False},
+        "all": {"direction": "out", "local_path": ".", "recursive": True, "required": False},
+    }
+
+
+@pytest.mark.parametrize("files", [{"source": "site:/data"}, {"all": "site:/data/w/below"}, {"all": "site:/data/w"}])
+def test_a_directory_is_not_copied_into_itself(exctr, site, allocation, files):
+    exctr.register_app(Within)
+    (Path(site.path) / "settings.yml").write_text(SETTINGS + f"transfer_locations: {{site: {site.path}}}\n")
+    job = Job.objects.create(workdir="w", app_id="Within", transfers=files)
+    job.wait(SOON)
+    with pytest.raises(TaskFailed, match=r"lies inside .*, so it would be copied into itself"):
+        job.result()
+    assert not [one for one in (site.data_path / "w").iterdir() if one.is_dir()]
+
+
+def test_a_transfer_waits_while_the_settings_are_broken(exctr, site, box, until):
+    exctr.register_app(Head)
+    for name in ("large", "first"):
+        (box / name).write_text("begin")
+    first = Job.objects.create(workdir="v", app_id="Head", transfers={"large": "box:/first"})
+    until(lambda: Job.objects.get(id=first.id).state == "PREPROCESSED")  # the processor has begun
+    settings = Path(site.path) / "settings.yml"
+    whole = settings.read_text()
+    [processor] = processors(site.path)
+    os.kill(processor, signal.SIGSTOP)
+    job = Job.objects.create(workdir="w", app_id="Head", transfers={"large": "box:/large"})
+    settings.write_text("nodes: [half")
+    os.kill(processor, signal.SIGCONT)
+    log = Path(site.path) / "log" / "processor.log"
+    waited(site, lambda: f"job {job.id} waits" in log.read_text())
+    settings.write_text(whole)
+    until(lambda: path(job)[-1] == "PREPROCESSED")
 
 
 class NoResult(ApplicationDefinition):
@@ -301,38 +378,3 @@ def test_a_copy_is_killed(exctr, site, box):
     job.save()
     job.wait(SOON)
     assert job.state == "USER_KILLED" and path(job) == ["CREATED", "READY", "USER_KILLED"]
-
-
-# -- cleaning up -------------------------------------------------------------------------------------------------------
-
-
-class Messy(ApplicationDefinition):
-    command_template = "sh -c 'touch a.tmp b.h5 keep.dat; mkdir sub; touch sub/c.h5; exit {{ code }}'"
-    cleanup_files = ["*.tmp", "**/*.h5", "*.out"]
-
-
-def test_files_of_a_finished_job_are_cleaned_up(exctr, site, allocation):
-    exctr.register_app(Messy)
-    done, failed = (exctr.submit(app_name="Messy", app_args={"code": code}, workdir=f"w{code}") for code in (0, 1))
-    done.wait(SOON)
-    failed.wait(SOON)
-
-    def left(task):
-        return sorted(str(one.relative_to(task.workdir)) for one in Path(task.workdir).rglob("*") if one.is_file())
-
-    assert done.state == "FINISHED" and left(done) == ["job.out", "keep.dat"]
-    assert failed.state == "FAILED" and "a.tmp" in left(failed), "what failed is kept to look at"
-
-
-def test_clean_up_stays_below_the_work_directory(tmp_path):
-    workdir, outside = tmp_path / "w", tmp_path / "outside"
-    for folder in (workdir, outside):
-        folder.mkdir()
-        (folder / "a.tmp").touch()
-    (workdir / "job.out").touch()
-    (workdir / "link").symlink_to(outside)
-    (workdir / "one.tmp").symlink_to(outside / "a.tmp")
-    clean_up(workdir, ["*/*.tmp", "*.tmp", "*.out"])
-    assert (outside / "a.tmp").exists() and sorted(os.listdir(workdir)) == ["job.out", "link"]
-    clean_up(workdir, ["job.out"])
-    assert os.listdir(workdir) == ["link"]

@@ -14,6 +14,7 @@ from ..models import (
     EventRow,
     Events,
     Finding,
+    HookRun,
     JobRow,
     JobSpec,
     Query,
@@ -141,6 +142,9 @@ class Engine(Protocol):
 
     def set_values(self, values: Iterable[tuple[int, str | bytes]]) -> None:
         """Replace the encoded values of finished jobs (later extraction)."""
+
+    def hooks(self) -> list[HookRun]:
+        """The hooks that run now, the one that began first first."""
 
     def usage(self) -> Usage:
         """What this site has spent."""

@@ -17,6 +17,7 @@ from ...models import (
     EventRow,
     Events,
     Finding,
+    HookRun,
     JobRow,
     JobSpec,
     Query,
@@ -30,6 +31,7 @@ from . import files, foreground, scheduler, site, transfers, upkeep
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
 from .launcher.prepare import Preparer, clean_environment, launch_words
+from .processor import underway
 from .processor.start import ensure
 from .recovery import Recovery
 from .service_control import ServiceControl
@@ -119,9 +121,6 @@ class EmbeddedEngine:
                     if not locations:
                         locations.update(site.Settings.read(self.path / "settings.yml").transfer_locations)
                     transfers.check(app, slots, spec.transfers or {}, locations)
-                if spec.workdir and (os.path.isabs(spec.workdir) or ".." in Path(spec.workdir).parts):
-                    where = "it is below the site's data folder"
-                    raise BadInput(f"workdir {spec.workdir!r} must be a relative path without '..'; {where}.")
                 yield spec
 
         with self.store.transaction() as con:
@@ -365,6 +364,9 @@ class EmbeddedEngine:
         launch = launch_words(self.settings.mpi_launcher, job.resources)
         _, _, _, argv, *_ = preparer.command(app, 0, job.id, 1, job.workdir, job.parameters, launch)
         return [os.fsdecode(word) for word in argv], {**record.environment_variables, "BALSAM_JOB_ID": str(job.id)}
+
+    def hooks(self) -> list[HookRun]:
+        return underway.site_hooks(self.path, self.store)
 
     def usage(self) -> Usage:
         return records.usage(self.store.con)

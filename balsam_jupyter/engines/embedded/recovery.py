@@ -25,6 +25,7 @@ from .launcher.ending import handed_on, log_tail, settle_stage
 from .launcher.placement import Place, place_file
 from .launcher.ranks import read_outcome, task_file
 from .launcher.reading import read_outputs
+from .processor import underway
 from .sessions import (
     held_lock,
     is_full,
@@ -183,6 +184,10 @@ class Recovery:
             processes.send([work.session(self.store.con, session)[0]], signal.SIGKILL)
         processes.end([{"BALSAM_SESSION": mark}], 0)
         with self.store.transaction() as con:
+            if dead and work.session(con, session)[1] != "closed":
+                folder = session_folder(self.site, session)
+                running = [run.job_id for run in reversed(underway.read(folder))]
+                flow.blame(con, session, running, lived_s(folder) < _YOUNG_S)
             flow.give_back(con, session)
             work.set_session(con, session, "closed")
         self.bell.ring()

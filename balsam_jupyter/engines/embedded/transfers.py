@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 from ...errors import BadInput, BalsamJupyterError, listing, nearest
 
 _CHUNK = 4 << 20
+_LONGEST_NAME = 255  # bytes, on every Linux file system
 Slots = Mapping[str, Mapping[str, Any]]
 
 
@@ -38,8 +39,8 @@ def check(app: str, slots: Slots, given: Mapping[str, str], locations: Mapping[s
     Raises
     ------
     BadInput
-        If a required slot is empty, a slot or a location unknown, a path leaves its location, or what is to come in is
-        a directory and the slot not recursive.
+        If a required slot is empty, a slot or a location unknown, a path leaves its location or cannot be a path, what
+        is to come in is a directory and the slot not recursive, or two slots write the same file.
     """
     for name in given:
         if name not in slots:
@@ -50,11 +51,29 @@ def check(app: str, slots: Slots, given: Mapping[str, str], locations: Mapping[s
     if missing:
         example = f'transfers={{"{missing[0]}": "LOCATION:/path"}}'
         raise BadInput(f"App {app} needs its transfer slot {listing(missing)} filled: {example}.")
+    taken: dict[tuple[bool, Path], str] = {}
     for name, text in given.items():
-        source = place(f"transfers[{name!r}]", text, locations)
-        if slots[name]["direction"] == "in" and not slots[name]["recursive"] and source.is_dir():
+        remote, slot = place(f"transfers[{name!r}]", text, locations), slots[name]
+        incoming = slot["direction"] == "in"
+        try:
+            a_directory = remote.is_dir()
+        except OSError as error:
+            raise BadInput(f"transfers[{name!r}]: {error}.") from None
+        if incoming and not slot["recursive"] and a_directory:
             raise BadInput(
-                f"transfers[{name!r}]: {source} is a directory; name a file, or make the slot of {app} recursive."
+                f"transfers[{name!r}]: {remote} is a directory; name a file, or make the slot of {app} recursive."
+            )
+        if incoming:
+            target = Path(slot["local_path"], remote.name if _keeps_name(slot) else "")
+        elif not slot["recursive"] and (a_directory or text.endswith("/")):
+            target = remote / Path(slot["local_path"]).name
+        else:
+            target = remote
+        other = taken.setdefault((incoming, target), name)
+        if other != name:
+            raise BadInput(
+                f"transfers[{other!r}] and transfers[{name!r}] both write {target}"
+                f"{' of the work directory' if incoming else ''}; give each a name of its own."
             )
 
 
@@ -71,6 +90,12 @@ def place(what: str, text: str, locations: Mapping[str, str]) -> Path:
         )
     if ".." in path.split("/"):
         raise BadInput(f"{what}: {path!r} may not have '..': it is below the directory of {location!r}.")
+    if (most := max(len(part.encode(errors="replace")) for part in path.split("/"))) > _LONGEST_NAME:
+        raise BadInput(f"{what} has a name of {most} bytes; a file's name has {_LONGEST_NAME} at most.")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{what} has a character that no path can have ({error.object[error.start]!r}).") from None
     folder = Path(locations[location])
     if not folder.is_dir():
         raise BadInput(f"{what}: the directory of {location!r}, {folder}, is not there; see the site's settings.yml.")
@@ -106,19 +131,24 @@ def stage(
         found = True
         try:
             remote = place(f"transfers[{name!r}]", text.replace("{id}", str(job)), locations)
-            _transfer(direction, slot, remote, workdir, stopped)
+            _transfer(direction, slot, remote, workdir, stopped, into=text.endswith("/"))
         except (OSError, TransferError, BadInput) as error:
             raise TransferError(f"Stage {direction} of {name!r} ({text}): {error}") from None
     return found
 
 
+def _keeps_name(slot: Mapping[str, Any]) -> bool:
+    """Whether what comes in goes by its own name into the directory that the slot names."""
+    return slot["local_path"] == "." or bool(slot["local_path"].endswith("/"))
+
+
 def _transfer(
-    direction: str, slot: Mapping[str, Any], remote: Path, workdir: Path, stopped: Callable[[], bool]
+    direction: str, slot: Mapping[str, Any], remote: Path, workdir: Path, stopped: Callable[[], bool], into: bool
 ) -> None:
+    """Copy for one slot; `into`: the path given ends with a slash, so it means a directory."""
     local = workdir / slot["local_path"]
-    keeps_name = slot["local_path"] == "." or slot["local_path"].endswith("/")
     if direction == "in":
-        source, target = remote, local / remote.name if keeps_name else local
+        source, target = remote, local / remote.name if _keeps_name(slot) else local
     else:
         source, target = local, remote
     if not source.exists():
@@ -126,8 +156,10 @@ def _transfer(
         raise TransferError(f"{did} {source}")
     if source.is_dir() and not slot["recursive"]:
         raise TransferError(f"{source} is a directory; name a file, or make the slot recursive")
-    if source.is_file() and target.is_dir():
+    if source.is_file() and (target.is_dir() or (direction == "out" and into)):
         target = target / source.name
+    if source.is_dir() and source.resolve() in (target.resolve(), *target.resolve().parents):
+        raise TransferError(f"{target} lies inside {source}, so it would be copied into itself; choose another place")
     for one, there in _files(source, target):
         copy(one, there, stopped)
 
@@ -207,12 +239,17 @@ def _link(to: str, target: Path) -> None:
 _LOGS = ("job.out", "job.err", "balsam.log")
 
 
-def clean_up(workdir: Path, globs: list[str]) -> None:
-    """Remove the files the globs match below `workdir`; logs only where one is named exactly."""
+def clean_up(workdir: Path, globs: list[str], others: Collection[str] = ()) -> None:
+    """Remove the files the globs match below `workdir`; logs only where one is named exactly.
+
+    Nothing is removed in `others`, the directories of other jobs inside it.
+    """
     top = workdir.resolve()
+    spared = {top / other for other in others}
     for glob in globs:
         for path in list(workdir.glob(glob)):
             inside = path.parent.resolve()
             named = path.name not in _LOGS or glob == path.name
-            if (inside == top or top in inside.parents) and named and (path.is_symlink() or path.is_file()):
+            ours = top in (inside, *inside.parents) and spared.isdisjoint((inside, *inside.parents))
+            if ours and named and (path.is_symlink() or path.is_file()):
                 path.unlink(missing_ok=True)

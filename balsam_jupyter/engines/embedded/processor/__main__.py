@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ....errors import SiteError
 from ....models import AppRecord, JobRow, Query
 from .. import processes
 from ..doorbell import Bell, Listener, runtime_folder
@@ -201,7 +202,11 @@ def main() -> int:
         os.set_inheritable(int(inherited), False)  # held by this process, not by its hooks
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s", stream=sys.stderr)
     store = Store(site / "balsam.db")
-    settings = Settings.read(site / "settings.yml")
+    try:
+        settings = Settings.read(site / "settings.yml")
+    except SiteError as error:  # whoever sees what is due tries again
+        log.error("%s", error)
+        return 1
     session = Session(site, store, None, "processor")
     processor = Processor(site, store, settings, session)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import marshal
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping
@@ -14,18 +11,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ....errors import SiteError
 from ....models import AppRecord, JobRow, Resources
 from .. import processes
 from ..site import Settings
+from ..store import jobs
 from ..store.flow import DUE_STATES, Step
 from ..transfers import Stopped, TransferError, clean_up, stage
+from .host import Host
+from .underway import Note
 
 if TYPE_CHECKING:
     from .__main__ import Processor
 
 log = logging.getLogger("balsam_jupyter.processor")
 
-_HOST = Path(__file__).resolve().parents[3] / "hooks.py"
+_RETRY_S = 0.5  # between looks at settings that cannot be read
 _HOOK = {
     # state: hook, the state it leads to by default, others it may choose
     "STAGED_IN": ("preprocess", "PREPROCESSED", ("FAILED",)),
@@ -46,41 +47,6 @@ class Done(NamedTuple):
     auto: bool = False
 
 
-class Host:
-    """A Python process that runs hooks, one after another."""
-
-    def __init__(self, python: str, env: Mapping[str, str], mark: dict[str, object]) -> None:
-        self.mark = mark
-        self.known: dict[int, AppRecord] = {}  # the apps it has been told of
-        words = {key: str(value) for key, value in mark.items()}
-        self.process = subprocess.Popen(
-            [python, "-u", str(_HOST)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**env, **words},
-            start_new_session=True,
-        )  # fmt: skip
-
-    def ask(self, message: tuple[Any, ...]) -> Any:
-        """The answer; None if the process ended instead."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        frame = marshal.dumps(message)
-        try:
-            self.process.stdin.write(len(frame).to_bytes(4, "little") + frame)
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            return None
-        size = int.from_bytes(self.process.stdout.read(4), "little")
-        answer = self.process.stdout.read(size)
-        return marshal.loads(answer) if size and len(answer) == size else None
-
-    def close(self) -> int:
-        """Let it end; its exit code."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        code = self.process.wait()
-        self.process.stdout.close()
-        return code
-
-
 class Hand(threading.Thread):
     """Takes jobs from the processor, one at a time."""
 
@@ -91,6 +57,7 @@ class Hand(threading.Thread):
         self.host: Host | None = None
         self.host_key: tuple[Any, ...] = ()
         self.hosts_made = 0
+        self.note = Note(processor.session.folder, number)
         self.job = 0
         self.killer: threading.Thread | None = None  # ends the host for the sake of the current job
         self.killed = threading.Event()
@@ -146,7 +113,9 @@ class Hand(threading.Thread):
         if state == "POSTPROCESSED":
             return self.transfer("out", "STAGED_OUT", row, app)
         if state == "STAGED_OUT":
-            clean_up(self.workdir(row), app.cleanup_files)
+            if app.cleanup_files:
+                theirs = jobs.workdirs_below(self.processor.store.con, row.workdir)
+                clean_up(self.workdir(row), app.cleanup_files, theirs)
             return Done("JOB_FINISHED")
         hook, following, others = _HOOK[state]
         if hook in app.hooks:
@@ -168,12 +137,25 @@ class Hand(threading.Thread):
             return Done(following, worked=False)
         workdir = self.workdir(row)
         try:
-            locations = Settings.read(self.processor.site / "settings.yml").transfer_locations
+            locations = self.locations()
             workdir.mkdir(parents=True, exist_ok=True)
             worked = stage(direction, app.transfers, row.transfers, row.id, workdir, locations, self.is_stopped)
         except (TransferError, OSError) as error:
             return Done("FAILED", True, {"error": str(error)}, {}, {"error": str(error)})
         return Done(following, worked)
+
+    def locations(self) -> Mapping[str, str]:
+        """The site's transfer locations; while its settings cannot be read (half saved), this waits."""
+        told = ""
+        while not self.is_stopped():
+            try:
+                return Settings.read(self.processor.site / "settings.yml").transfer_locations
+            except SiteError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("job %d waits to transfer its files: %s", self.job, told)
+            self.killed.wait(_RETRY_S)
+        raise Stopped
 
     def is_stopped(self) -> bool:
         return self.killed.is_set() or bool(self.processor.stopping)
@@ -188,16 +170,21 @@ class Hand(threading.Thread):
             "parent_ids": list(row.parent_ids), "transfers": row.transfers, "max_retries": row.max_retries,
             "resources": _plain(row.resources), "value": row.value, "error": row.error, "exception": row.exception,
         }  # fmt: skip
-        answer = self.ask(app, ("hook", app.id, hook, str(self.workdir(row)), details))
+        self.note.write(row.id, hook)
+        try:
+            answer = self.ask(app, ("hook", app.id, hook, str(self.workdir(row)), details))
+        finally:
+            self.note.clear()
+        before = row.error if hook == "handle_error" else ""  # why the run failed, which is what the user looks for
         if not isinstance(answer, tuple):
-            return _failed(f"the process of {hook}() {answer} before it returned")
+            return _failed(f"the process of {hook}() {answer} before it returned", {}, before)
         state, data, edits, note, trace = answer
         changes: dict[str, Any] = {} if data is None else {"data": data}
         if trace:
-            return _failed(f"{hook}() raised\n{trace}", changes)
+            return _failed(f"{hook}() raised\n{trace}", changes, before)
         if state not in (None, following, *others):
             allowed = ", ".join((following, *others))
-            return _failed(f"{hook}() set the state {state!r}; it can be {allowed}", changes)
+            return _failed(f"{hook}() set the state {state!r}; it can be {allowed}", changes, before)
         said = json.loads(note)
         reached = state or following
         if reached == "FAILED":
@@ -227,12 +214,14 @@ class Hand(threading.Thread):
             raise Stopped
         if host.known.get(app.id) is not app:
             host.known[app.id] = app
-            host.ask(("app", app.id, (app.name, app.payload, app.sys_path, app.outputs)))
-        answer = host.ask(message)
+            host.ask("app", app.id, (app.name, app.payload, app.sys_path, app.outputs))
+        answer = host.ask(*message)
         if answer is None or answer[0]:  # it died, or wants to be replaced
             code = self.drop_host()
             if self.is_stopped():
                 raise Stopped
+            if answer is None:
+                processes.end([host.mark], 0)  # children it left would go on in the job's directory
             if answer is None:
                 return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         return answer[1]
@@ -277,8 +266,8 @@ class Hand(threading.Thread):
         self.killed.set()
 
 
-def _failed(why: str, changes: Mapping[str, Any] = {}) -> Done:
-    return Done("FAILED", True, {**changes, "error": why}, {}, {"error": why})
+def _failed(why: str, changes: Mapping[str, Any] = {}, before: str = "") -> Done:
+    return Done("FAILED", True, {**changes, "error": f"{before}\n{why}".lstrip()}, {}, {"error": why})
 
 
 def _plain(resources: Resources) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .schema import DUE
 
 PREPARED = "READY>STAGED_IN>PREPROCESSED"
 DUE_STATES = frozenset({"READY", "STAGED_IN", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "RUN_ERROR", "RUN_TIMEOUT"})
+MOST_DEATHS = 3
 ENDED = "('JOB_FINISHED', 'FAILED', 'USER_KILLED')"
 
 # A child goes on when no parent is left that has not finished; one that was deleted holds nobody.
@@ -188,13 +189,25 @@ def any_due(con: sqlite3.Connection) -> bool:
 
 
 def check_out_due(con: sqlite3.Connection, session: int, limit: int) -> list[int]:
-    """Take up to `limit` due jobs, first submitted first. Their states stay as they are until a step is committed."""
-    rows = con.execute(
-        f"""UPDATE job SET session_id = ?1 WHERE id IN (
-                SELECT id FROM job INDEXED BY job_due WHERE {DUE} ORDER BY id LIMIT ?2) RETURNING id""",
-        (session, limit),
-    ).fetchall()
-    return sorted(row[0] for row in rows)
+    """Take up to `limit` due jobs, first submitted first. Their states stay as they are until a step is committed.
+
+    A job that may have killed two processors goes alone: the third death then tells.
+    """
+    suspect = MOST_DEATHS - 1
+    held = con.execute("SELECT max(deaths) FROM job WHERE session_id = ?", (session,)).fetchone()[0]
+    if held is not None and held >= suspect:
+        return []
+    due = con.execute(f"SELECT id, deaths FROM job INDEXED BY job_due WHERE {DUE} ORDER BY id LIMIT ?", (limit,))
+    taken: list[int] = []
+    for job, deaths in due.fetchall():
+        if deaths < suspect:
+            taken.append(job)
+            continue
+        if not taken and held is None:
+            taken = [job]
+        break
+    con.executemany("UPDATE job SET session_id = ? WHERE id = ?", ((session, job) for job in taken))
+    return taken
 
 
 def give_back(con: sqlite3.Connection, session: int) -> bool:
@@ -217,6 +230,24 @@ def give_back(con: sqlite3.Connection, session: int) -> bool:
     return bool(held)
 
 
+def blame(con: sqlite3.Connection, session: int, running: list[int], young: bool) -> None:
+    """A processor died, perhaps because of one of the hooks that ran, those of the jobs `running`, last begun first.
+
+    As for launchers: at the third death one is to blame and fails, if processors since the first died young.
+    """
+    mine = "session_id = ?1 AND id IN (SELECT value FROM json_each(?2))"
+    listed = json.dumps(running)
+    found = con.execute(f"SELECT id, deaths, state FROM job WHERE {mine}", (session, listed)).fetchall()
+    held = {job: (deaths, state) for job, deaths, state in found}
+    blamed = max((job for job in running if job in held), key=lambda job: held[job][0], default=0)
+    if blamed and young and held[blamed][0] >= MOST_DEATHS - 1:
+        con.execute(f"UPDATE job SET deaths = 0 WHERE {mine}", (session, listed))
+        why = f"the processor died {MOST_DEATHS} times while a hook of this job ran; find what kills it, then retry it"
+        commit_steps(con, session, [Step(blamed, (held[blamed][1], "FAILED"), {"error": why}, {"error": why})])
+    else:
+        con.execute(f"UPDATE job SET deaths = deaths + 1 WHERE {mine} AND (deaths = 0 OR ?3)", (session, listed, young))
+
+
 def commit_steps(con: sqlite3.Connection, session: int, steps: Iterable[Step]) -> None:
     """Write down what the processor did; it lets go of a job whose state is none of its own any more."""
     over: list[int] = []
@@ -227,7 +258,7 @@ def commit_steps(con: sqlite3.Connection, session: int, steps: Iterable[Step]) -
             path = (*path[:-1], "RESTART_READY")
         if path[-1] in ("PREPROCESSED", "RESTART_READY") and kill_asked(con, step.job_id):
             path = (*path, "USER_KILLED")
-        changes = dict(step.changes)
+        changes = {"deaths": 0, **step.changes}  # it got on, so nothing died of it
         if path[-1] not in DUE_STATES:
             changes |= {"session_id": None, "kill_wait": None}
         if path[-1] in ("JOB_FINISHED", "FAILED", "USER_KILLED"):

@@ -12,8 +12,24 @@ from typing import Any
 from ....errors import BadInput
 from ....models import JobRow, Query, Resources
 from . import flow
-from .directories import row_of, row_workdir
+from .directories import FOLDER_SIZE, row_of, row_workdir
 from .submission import intern_spec
+
+
+def workdirs_below(con: sqlite3.Connection, workdir: str) -> set[str]:
+    """Directories of other jobs inside one job's, relative to it; of an ensemble whole, where it lies inside whole."""
+    found = con.execute("SELECT workdir FROM job WHERE workdir > ? AND workdir < ?", (f"{workdir}/", f"{workdir}0"))
+    below = {name for (name,) in found}
+    for name, generation, rows in con.execute("SELECT name, generation, rows FROM ensemble"):
+        top = row_workdir(name, generation, 0).rpartition("/")[0]
+        if top == workdir:
+            below |= {row_workdir(name, generation, row) for row in range(min(rows, FOLDER_SIZE))}
+            firsts = range(FOLDER_SIZE, rows, FOLDER_SIZE)
+            below |= {row_workdir(name, generation, row).rpartition("/")[0] for row in firsts}
+        elif top.startswith(f"{workdir}/"):
+            below.add(top)
+    return {name.removeprefix(f"{workdir}/") for name in below}
+
 
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
     ensemble.name, ensemble.generation, job.row, job.app_version, job.submit_time, job.start_time, job.end_time,

@@ -201,6 +201,8 @@ def intern_spec(con: sqlite3.Connection, app_id: int, resources: str, tags: str,
 
 def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
     """The name wanted, or the next free ``.2``, ``.3`` … where an ended job holds it."""
+    if wanted.startswith("/") or ".." in wanted.split("/"):
+        raise BadInput(f"workdir {wanted!r} must be a relative path without '..'; it is below the site's data folder.")
     name, number = wanted, 1
     row = row_of(wanted)
     if row and con.execute("SELECT 1 FROM ensemble WHERE name = ? AND generation = ?", row[:2]).fetchone():

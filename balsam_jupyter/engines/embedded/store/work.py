@@ -31,7 +31,7 @@ _PATHS = {
     "died": "RUNNING>RUN_TIMEOUT>RESTART_READY",
 }
 _LAST = frozenset({"finished", "done", "killed"})
-MOST_DEATHS = 3
+MOST_DEATHS = flow.MOST_DEATHS
 _DIED = f"its launcher died {MOST_DEATHS} times while this task ran; find what kills it (memory?), then retry it"
 
 
