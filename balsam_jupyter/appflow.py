@@ -33,6 +33,15 @@ def hooks(app: str, attrs: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def preamble_lines(given: Any) -> list[str]:
+    """What a `shell_preamble` gives, as lines; TypeError with what is wrong of it."""
+    lines = list(given) if isinstance(given, (list, tuple)) else [given] if given else []
+    for line in lines:
+        if not isinstance(line, str) or "\0" in line:
+            raise TypeError(repr(line))
+    return [line for line in lines if line.strip()]
+
+
 def transfers(app: str, given: Any) -> dict[str, dict[str, Any]]:
     """The transfer slots, whole: Balsam's keys, with their defaults."""
     if not isinstance(given, Mapping):

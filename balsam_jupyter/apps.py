@@ -13,7 +13,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from . import appversion, usercode
+from . import appflow, appversion, usercode
 from .appspec import Declaration, read_class
 from .errors import BadInput, listing, nearest
 from .models import AppRecord, Parameter
@@ -215,17 +215,20 @@ def _preamble(cls: type, found: Declaration) -> list[str]:
         try:
             lines = instance.shell_preamble()
         except _NoJob:
-            raise BadInput(
-                f"shell_preamble() of app {found.name} uses self.job, but it is read once, at registration. "
-                "Use $BALSAM_JOB_ID, or put the line into the command template."
-            ) from None
+            if found.kind == "python":
+                raise BadInput(
+                    f"shell_preamble() of app {found.name} uses self.job, but a run() shares its process with those of "
+                    "other jobs: do in run() what it does."
+                ) from None
+            found.hooks.append("shell_preamble")  # asked for each job, behind its preprocess()
+            found.functions["shell_preamble"] = found.preamble
+            return []
         except Exception as error:
             raise BadInput(f"shell_preamble() of app {found.name} fails: {type(error).__name__}: {error}.") from error
-    lines = list(lines) if isinstance(lines, (list, tuple)) else [lines] if lines else []
-    for line in lines:
-        if not isinstance(line, str) or "\0" in line:
-            raise BadInput(f"shell_preamble() of app {found.name} gives {line!r}; give text or a list of text.")
-    return [line for line in lines if line.strip()]
+    try:
+        return appflow.preamble_lines(lines)
+    except TypeError as error:
+        raise BadInput(f"shell_preamble() of app {found.name} gives {error}; give text or a list of text.") from None
 
 
 def _payload(found: Declaration) -> bytes | None:
@@ -277,10 +280,10 @@ def app_from_record(record: AppRecord) -> type:
         "environment_variables": dict(record.environment_variables),
         "inputs": {key: _input(one) for key, one in record.inputs.items()},
         "outputs": {key: functions[key] if spec is None else spec for key, spec in record.outputs.items()},
-        "shell_preamble": lambda self: list(record.preamble),
         "transfers": {name: dict(slot) for name, slot in record.transfers.items()},
         "cleanup_files": list(record.cleanup_files),
     }
+    namespace.setdefault("shell_preamble", lambda self: list(record.preamble))
     if record.kind == "shell":
         namespace["command_template"] = record.command_template
     if record.python_exe:

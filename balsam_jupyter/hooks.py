@@ -7,7 +7,8 @@ In:  (number, "app", app id, record), (number, "hook", app id, name, directory, 
      (number, "outputs", app id, directory, value)
      record = (name, payload, sys_path, output specs)
 Out: (number, retire, answer); number: of the request; retire: this process is not fit for another hook
-     answer to "hook" = (state set, data as JSON, edits, state_data as JSON, traceback); the first two may be None
+     answer to "hook" = (state set, data as JSON, edits, state_data as JSON, traceback, preamble's lines as JSON); the
+     first two and the last may be None
      answer to "outputs" = (encoded values, note)
 """
 
@@ -162,21 +163,24 @@ class Host:
         try:
             with in_directory(directory):
                 print(f"#BALSAM {name} of job {details['id']}", flush=True)
+                with_preamble = details.pop("preamble")
                 job = HookJob(details)
                 instance = self.app(app).cls()
                 instance.job = job
-                getattr(instance, name)()
+                if hasattr(instance, name):  # there may be a preamble only
+                    getattr(instance, name)()
+                preamble = json.dumps(_preamble_lines(instance.shell_preamble())) if with_preamble else None
                 self.end_if_forked()
                 edits = _edits(job, details)
                 return (_text(job.state, details["state"]), _json("job.data", job.data), edits,
-                        _json("job.state_data", job.state_data or {}), "")  # fmt: skip
+                        _json("job.state_data", job.state_data or {}), "", preamble)  # fmt: skip
         except BaseException as error:
             text = _told(error)
             if os.getpid() == self.pid or not isinstance(error, SystemExit):
                 with contextlib.suppress(OSError), open(Path(directory, LOG), "a") as log:
                     log.write(text)
             self.end_if_forked(error)
-            return None, None, {}, "{}", text
+            return None, None, {}, "{}", text, None
 
     def read_outputs(self, app: int, directory: str, value: str | bytes | None) -> tuple[str | bytes | None, str]:
         """What the app's `outputs` find, beside the value there is."""
@@ -229,6 +233,15 @@ def in_directory(directory: str) -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
+
+
+def _preamble_lines(given: Any) -> list[str]:
+    from balsam_jupyter.appflow import preamble_lines
+
+    try:
+        return preamble_lines(given)
+    except TypeError as error:
+        raise TypeError(f"shell_preamble() gives {error}; give text or a list of text") from None
 
 
 def _text(state: Any, before: str) -> str | None:

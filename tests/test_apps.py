@@ -213,7 +213,7 @@ def uses_lock():
         (declare(run=lambda self: uses_lock()), "the global 'lock' .*lock.* cannot be pickled.*Create it inside run"),
         (declare(run=lambda self, x=lock: 1), "default of 'x'.*lock"),
         (declare(run=lambda self: 1, held=lock), "held .*lock.* cannot be pickled"),
-        (declare(command_template="echo", shell_preamble=lambda self: f"x {self.job.id}"), "uses self.job"),
+        (declare(run=lambda self: 1, shell_preamble=lambda self: f"x {self.job.id}"), "uses self.job"),
         (declare(command_template="echo", shell_preamble=lambda self: 1 / 0), "ZeroDivisionError"),
         (declare(command_template="echo", shell_preamble=lambda self: 5), "gives 5"),
         (lambda: app_record(5), "not a int"),

@@ -319,3 +319,41 @@ def test_a_job_whose_preprocess_failed_is_prepared_again(exctr, tmp_path, alloca
     job.save()
     job.wait(SOON)
     assert path(job) == ["CREATED", "READY", "STAGED_IN", "FAILED", "READY", "STAGED_IN", "PREPROCESSED", *RAN]
+
+
+class Preambled(ApplicationDefinition):
+    command_template = "echo $FOO $BAR | tr a-z A-Z"
+
+    def shell_preamble(self):  # as in Balsam's documentation: it looks at the job
+        return [f"export FOO={self.job.data['env_vars']['foo']}", f"export BAR={self.job.parameters and 1 or 'none'}"]
+
+
+def test_a_shell_preamble_sees_its_job(exctr: BalsamExecutor, site: Site, allocation: object) -> None:
+    exctr.register_app(Preambled)
+    first, second, bad = (
+        Job.objects.create(app_id="Preambled", workdir=f"pre/{n}", data=data)
+        for n, data in enumerate([{"env_vars": {"foo": "one"}}, {"env_vars": {"foo": "two"}}, {}])
+    )
+    for job, said in ((first, "ONE NONE"), (second, "TWO NONE")):
+        job.wait(SOON)
+        assert path(job) == BEFORE + RAN
+        assert (job.resolve_workdir(site.data_path) / "job.out").read_text().strip() == said
+    bad.wait(SOON)
+    assert "KeyError: 'env_vars'" in error(bad)
+    again = site.app("Preambled")
+    assert again.hooks == ["shell_preamble"] and Job.objects.get(id=1).app.shell_preamble is not None
+
+
+class PreambledAfter(ApplicationDefinition):
+    command_template = "echo $FOO"
+
+    def preprocess(self):
+        self.job.data = {"foo": "from preprocess"}
+
+    def shell_preamble(self):
+        return f'export FOO="{self.job.data["foo"]}"'
+
+
+def test_a_shell_preamble_sees_what_preprocess_left(exctr: BalsamExecutor, site: Site, allocation: object) -> None:
+    job = run(exctr, PreambledAfter)
+    assert (job.resolve_workdir(site.data_path) / "job.out").read_text().strip() == "from preprocess"

@@ -115,8 +115,9 @@ class Handing:
         """A spawner's task."""
         directory = self.pilot.data + each.workdir
         if way.app.record.kind == "shell":
+            preamble = json.loads(each.preamble) if each.preamble else ()
             return self.preparer.command(
-                way.app, way.number, each.id, each.attempt, directory, each.parameters, way.launch
+                way.app, way.number, each.id, each.attempt, directory, each.parameters, way.launch, preamble
             )
         info = {"tags": self.pilot.tags[each.spec_id], "data": json.loads(each.data) if each.data else {}}
         task = task_file(self.pilot.session.folder, each.id, each.attempt)

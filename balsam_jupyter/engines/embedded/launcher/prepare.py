@@ -103,17 +103,20 @@ class Preparer:
         ]
         return App(record, self._numbers, {**self.environment, **record.environment_variables}, template, texts, fixed)
 
-    def argv(self, app: App, values: Mapping[str, Any], launch: Sequence[str] = ()) -> list[str]:
+    def argv(
+        self, app: App, values: Mapping[str, Any], launch: Sequence[str] = (), preamble: Sequence[str] = ()
+    ) -> list[str]:
         """The exact argument list of a command; `launch` are the words that start its ranks.
 
         As in Balsam, they stand before the command's text: of a pipeline, the first program has ranks.
         """
         assert app.template is not None
-        argv = None if app.record.preamble else app.template.argv(values)
+        lines = app.record.preamble or preamble
+        argv = None if lines else app.template.argv(values)
         if argv is not None and not (launch and app.template.needs_shell):
             return [*launch, *argv]
         text = " ".join([*(shlex.quote(word) for word in launch), app.template.shell_text(values)])
-        return [shell(), "-c", "\n".join([*app.record.preamble, text])]
+        return [shell(), "-c", "\n".join([*lines, text])]
 
     def files(self, app: App, values: Mapping[str, Any]) -> list[tuple[str, str, bytes]]:
         if not app.texts:
@@ -129,10 +132,11 @@ class Preparer:
         directory: str,
         parameters: str | bytes,
         launch: Sequence[str] = (),
+        preamble: Sequence[str] = (),
     ) -> tuple[Any, ...]:
-        """A spawner's task; `number` names the environment there."""
+        """A spawner's task; `number` names the environment there, `preamble` has the lines of this job alone."""
         values = decode(parameters)
-        argv = [os.fsencode(word) for word in self.argv(app, values, launch)]
+        argv = [os.fsencode(word) for word in self.argv(app, values, launch, preamble)]
         argv[0] = self._program(argv[0], app.environment.get("PATH", os.defpath))
         return job, attempt, directory, argv, number, self.files(app, values), attempt > 1
 

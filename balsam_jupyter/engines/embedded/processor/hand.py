@@ -118,7 +118,7 @@ class Hand(threading.Thread):
                 clean_up(self.workdir(row), app.cleanup_files, theirs)
             return Done("JOB_FINISHED")
         hook, following, others = _HOOK[state]
-        if hook in app.hooks:
+        if hook in app.hooks or (hook == "preprocess" and "shell_preamble" in app.hooks):
             done = self.hook(hook, following, others, row, app)
         else:
             done = Done(following, worked=False, auto=state == "RUN_ERROR")
@@ -169,6 +169,7 @@ class Hand(threading.Thread):
             "parameters": row.parameters, "return_code": row.return_code, "batch_job_id": row.batch_job_id,
             "parent_ids": list(row.parent_ids), "transfers": row.transfers, "max_retries": row.max_retries,
             "resources": _plain(row.resources), "value": row.value, "error": row.error, "exception": row.exception,
+            "preamble": hook == "preprocess" and "shell_preamble" in app.hooks,
         }  # fmt: skip
         self.note.write(row.id, hook)
         try:
@@ -178,8 +179,10 @@ class Hand(threading.Thread):
         before = row.error if hook == "handle_error" else ""  # why the run failed, which is what the user looks for
         if not isinstance(answer, tuple):
             return _failed(f"the process of {hook}() {answer} before it returned", {}, before)
-        state, data, edits, note, trace = answer
+        state, data, edits, note, trace, preamble = answer
         changes: dict[str, Any] = {} if data is None else {"data": data}
+        if preamble is not None:
+            changes["preamble"] = preamble
         if trace:
             return _failed(f"{hook}() raised\n{trace}", changes, before)
         if state not in (None, following, *others):

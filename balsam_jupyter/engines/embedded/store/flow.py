@@ -37,7 +37,7 @@ def needs(con: sqlite3.Connection, app_id: int) -> Needs:
         "SELECT json_extract(record, '$.hooks'), json_extract(record, '$.transfers') FROM app WHERE id = ?", (app_id,)
     ).fetchone()
     slots_in = [name for name, slot in json.loads(slots or "{}").items() if slot["direction"] == "in"]
-    return Needs("preprocess" in json.loads(hooks or "[]"), frozenset(slots_in))
+    return Needs(not {"preprocess", "shell_preamble"}.isdisjoint(json.loads(hooks or "[]")), frozenset(slots_in))
 
 
 # -- parents ----------------------------------------------------------------------------------------------------------
