@@ -325,7 +325,7 @@ class Preambled(ApplicationDefinition):
     command_template = "echo $FOO $BAR | tr a-z A-Z"
 
     def shell_preamble(self):  # as in Balsam's documentation: it looks at the job
-        return [f"export FOO={self.job.data['env_vars']['foo']}", f"export BAR={self.job.parameters and 1 or 'none'}"]
+        return [f"export FOO={self.job.data['env_vars']['foo']}", f"export BAR={(self.job.parameters and 1) or 'none'}"]
 
 
 def test_a_shell_preamble_sees_its_job(exctr: BalsamExecutor, site: Site, allocation: object) -> None:
