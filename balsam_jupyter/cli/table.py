@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 
 import click
@@ -23,21 +21,25 @@ _COLOURS = {
 
 def show_table(columns: Sequence[str], rows: Sequence[Sequence[object]], wide: bool) -> None:
     """Print it; `wide` is in full, whatever the terminal's width."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console, ConsoleDimensions
+    from rich.table import Table
+    from rich.text import Text
+
     cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
     told = [at for at in range(len(columns)) if any(row[at] for row in cells)]  # an empty column only takes room
     natural = {columns[at]: max(len(columns[at]), *(len(row[at]) for row in cells)) for at in told}
-    widths = natural if wide else fit(natural, shutil.get_terminal_size().columns)
-    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    gap = " " * _GAP
-    click.echo(gap.join(click.style(name.ljust(width), bold=True) for name, width in widths.items()), color=not plain)
-    click.echo("─" * _total(widths))
+    console = Console(highlight=False)
+    widths = natural if wide else fit(natural, console.width)
+    console.size = ConsoleDimensions(max(console.width, _total(widths)), console.height)  # also of a dumb terminal
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0), header_style="bold")
+    for name, width in widths.items():
+        table.add_column(name, no_wrap=True, width=width)
+    shown = [at for at in told if columns[at] in widths]
     for row in cells:
-        words = [
-            click.style(shortened(row[at], columns[at], widths[columns[at]]).ljust(widths[columns[at]]),
-                        fg=_COLOURS.get(row[at]), reset=row[at] in _COLOURS)
-            for at in told if columns[at] in widths
-        ]  # fmt: skip
-        click.echo(gap.join(words), color=not plain)
+        words = (shortened(row[at], columns[at], widths[columns[at]]) for at in shown)
+        table.add_row(*(Text(word, style=_COLOURS.get(word, "")) for word in words))
+    console.print(table)
     if left_out := [name for name in natural if name not in widths]:
         click.echo(f"no room for {', '.join(left_out)}: --wide", err=True)
 
