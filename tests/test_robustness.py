@@ -163,6 +163,18 @@ def test_a_python_that_does_not_start(engine):
     assert "Python does not start (exit code 1" in job(engine, ids[0]).error
 
 
+@pytest.mark.parametrize(("times", "state"), [(2, "JOB_FINISHED"), (100, "FAILED")])
+def test_a_python_that_is_killed_while_it_starts_is_started_again(engine, tmp_path, times, state):
+    slow = tmp_path / "slow-python"
+    killed = f"[ $(ls {tmp_path} | grep -c killed) -ge {times} ] || {{ touch {tmp_path}/killed.$$; kill -9 $$; }}"
+    slow.write_text(f'#!/bin/sh\n{killed}\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    allocate(engine)
+    (job_id,) = submit(engine, python_app(engine, lambda self: 1, python_exe=str(slow)))
+    found = finished(engine, job_id)
+    assert found.state == state and ("exit code -9" in found.error) == (state == "FAILED")
+
+
 def test_a_crash_is_noticed_though_a_forked_child_lives(engine):
     def run(self):
         import os

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .pilot import Pilot
 
 BROKEN_S = 10.0  # a Python that did not start is not tried again for so long
+MOST_KILLED = 3  # a Python that is killed so often before it is ready (by a lack of memory?) does not start
 
 
 class Way(NamedTuple):
@@ -42,7 +44,16 @@ class Handing:
         self.preparer = Preparer(pilot.environment)
         self.apps: dict[int, tuple[int, App]] = {}
         self.current: set[int] = set()  # apps looked at since the last news
+        self.deaths: dict[tuple[Any, ...], int] = {}  # how often one in a row ended before it was ready
         self.broken: dict[tuple[Any, ...], tuple[float, str]] = {}  # Pythons that do not start: until when, and why
+
+    def did_not_start(self, python: tuple[Any, ...], code: int | None) -> None:
+        """A worker ended before it was ready. One that was killed is started again, but not for ever."""
+        self.deaths[python] = self.deaths.get(python, 0) + 1
+        if code != -signal.SIGKILL or self.deaths[python] >= MOST_KILLED:
+            why = f"its Python does not start (exit code {code}; log/qlaunch{self.pilot.allocation_id}.log says more)"
+            self.broken[python] = time.monotonic() + BROKEN_S, why
+            del self.deaths[python]
 
     def fill(self, slot: Slot, line: Line) -> None:
         """Give the slot what it can do in a moment."""
@@ -106,8 +117,10 @@ class Handing:
             self.pilot.listen_to(slot, channel)
         if channel is None or not channel.ready or slot.handed > len(channel.jobs):
             return None
-        if python and channel.extracting:
-            return None  # another slot may be free
+        if python:
+            self.deaths.pop(app.worker_key, None)
+            if channel.extracting:
+                return None  # another slot may be free
         slot.bind(channel)
         return channel
 

@@ -26,7 +26,7 @@ from ..store import Store, records, work
 from ..store.schema import StoreBusy
 from ..store.work import Done, End
 from .ending import Endings
-from .handing import BROKEN_S, Handing
+from .handing import Handing
 from .lines import Job
 from .partition import Partition
 from .placement import Nodes, Place, idle_nodes
@@ -223,8 +223,7 @@ class Pilot:
         del self.channels[channel.outlet]
         code, journal = channel.bury()
         if channel is slot.worker and not (channel.ready or channel.killed or self.stopping):
-            why = f"its Python does not start (exit code {code}; log/qlaunch{self.allocation_id}.log says more)"
-            self.handing.broken[slot.worker_key[:3]] = time.monotonic() + BROKEN_S, why
+            self.handing.did_not_start(slot.worker_key[:3], code)
         self.endings.settle(slot, channel, code, journal)
         if channel is slot.spawner:
             if not self.stopping:
