@@ -14,9 +14,10 @@ from .api import BatchJob, Site, current_site, open_site
 from .api_check import allocation_request, job_common, job_ids, task_resources, text_map, transfer_map, workdir_below
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
-from .ensemble import LONE_TASKS, Ensemble, find_ensemble, slug, submit_sweep
+from .ensemble import Ensemble, find_ensemble
 from .errors import BadInput, ExecutorException, NotFound
 from .models import AppRecord, JobRow, JobSpec, Query
+from .submission import LONE_TASKS, newest, slug, store_sweep
 from .task import BalsamTask, Follower
 
 log = logging.getLogger(__name__)
@@ -332,15 +333,20 @@ class BalsamExecutor:
         )
         common = job_common(app, wants, text_map("tags", tags), max_retries, on_parent_failure)
         files = transfer_map(transfers) or None
-        return submit_sweep(self.site, self._follower, app, sweep, name, common, job_ids(parent_ids), files)
+        record, new = store_sweep(self.site, app, sweep, name, common, job_ids(parent_ids), files)
+        ensemble = Ensemble(self.site, self._follower, record, new)
+        if note := ensemble.note:
+            log.warning("%s.", note)
+        return ensemble
 
     def ensemble(self, name: str) -> Ensemble:
         """The ensemble of that name, whichever kernel submitted it."""
         return find_ensemble(self.site, self._follower, name)
 
     def ensembles(self) -> list[Ensemble]:
-        """All ensembles of the site, oldest first."""
-        return [Ensemble(self.site, self._follower, record) for record in self.site.engine.ensembles()]
+        """All ensembles of the site (their newest generations), oldest first."""
+        records = newest(self.site.engine.ensembles())
+        return [Ensemble(self.site, self._follower, record) for record in records.values()]
 
     def poll(self) -> None:
         """Bring all tasks of this executor up to date, at once."""

@@ -246,6 +246,7 @@ class Query:
     tags: Mapping[str, str] | None = None
     ensemble: str | None = None
     generation: int | None = None
+    """Of `ensemble`; None means its newest."""
     app_name: str | None = None
     batch_job_id: int | None = None
     workdir: str | None = None
@@ -261,7 +262,11 @@ class Query:
 
 @dataclass
 class EnsembleRecord:
-    """The durable head of an ensemble. `provenance` is a JSON-able mapping."""
+    """The durable head of an ensemble.
+
+    `provenance` is a JSON-able mapping. `folder` is where the engine put its rows' directories, below the site's
+    ``data/``; it is the engine's to choose.
+    """
 
     name: str
     app_name: str
@@ -269,6 +274,7 @@ class EnsembleRecord:
     app_version: str = ""
     created: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
 
 
 @dataclass(frozen=True)

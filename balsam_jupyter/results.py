@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from . import codec
 from .api import Site
 from .errors import BadInput, ExecutorException, listing
-from .models import TASK_STATE, JobRow, Query
+from .models import TASK_STATE, EnsembleRecord, JobRow, Query
 from .outputs import extract as read_outputs
 from .outputs import problem
 
@@ -162,9 +162,9 @@ def extract(site: Site, rows: Iterable[JobRow], outputs: Mapping[str, str | Call
     return notes
 
 
-def ensemble_rows(site: Site, name: str, states: tuple[str, ...] | None = None) -> list[JobRow]:
+def ensemble_rows(site: Site, record: EnsembleRecord, states: tuple[str, ...] | None = None) -> list[JobRow]:
     """The jobs of an ensemble in the order of its rows."""
-    return site.engine.jobs(Query(ensemble=name, states=states, order="row"))
+    return site.engine.jobs(Query(ensemble=record.name, generation=record.generation, states=states, order="row"))
 
 
 def words(counts: Mapping[str, int]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .errors import NotFound, listing, nearest
 from .models import TERMINAL, JobRow, Query
+from .submission import newest
 
 if TYPE_CHECKING:
     from .engines.base import Engine
@@ -24,7 +25,7 @@ def find(engine: Engine, text: str) -> tuple[Query, str]:
     NotFound
         If it is none of these; names the nearest ensemble.
     """
-    names = [record.name for record in engine.ensembles()]
+    names = list(newest(engine.ensembles()))
     if text in names:
         return Query(ensemble=text), f"ensemble {text!r}"
     if text.isdecimal() and len(text) < 19 and engine.jobs(Query(ids=(int(text),), limit=1)):

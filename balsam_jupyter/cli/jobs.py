@@ -67,6 +67,7 @@ def query_of(
     ids: tuple[int, ...],
 ) -> Query:
     """The query of those options; a name that does not exist is a mistake."""
+    from ..submission import newest
     from ..verbs import known
 
     for state in (*states, *not_states):
@@ -75,7 +76,7 @@ def query_of(
             raise BadInput(f"{state!r} is not a job state.{hint}")
     if app is not None:
         app = site.app(app).name
-    names = [record.name for record in site.engine.ensembles()]
+    names = list(newest(site.engine.ensembles()))
     if ensemble is not None and ensemble not in names:
         raise NotFound(f"Site {site.name!r} has no ensemble {ensemble!r}. {known(ensemble, names)}")
     wanted = tuple(state.upper() for state in states) or (JOB_STATES if not_states else None)
@@ -241,7 +242,7 @@ def job_create(
     """
     from ..api import Job
     from ..api_check import layout
-    from ..ensemble import LONE_TASKS, slug
+    from ..submission import LONE_TASKS, slug
 
     record = site.app(int(app) if app.isdecimal() else app)
     nodes, each = layout(num_procs, num_nodes, ranks_per_node)

@@ -13,6 +13,7 @@ from ..api_check import nodes_of, partition
 from ..errors import BadInput, NotFound, listing
 from ..models import TASK_STATES, Query
 from ..status import explain, queued_behind, task_counts
+from ..submission import newest
 from ..verbs import kill, log_of
 from . import appcell, service
 from .line import assignments, pair, words
@@ -198,7 +199,7 @@ class BalsamMagics(Magics):
             self.session.ensemble(name)  # a misspelt name is an error
             return explain(engine, name)
         rows = []
-        for record in engine.ensembles()[::-1]:
+        for record in reversed(newest(engine.ensembles()).values()):
             counts = task_counts(engine.count(Query(ensemble=record.name)))
             rows.append([record.name, record.app_name, sum(counts.values()), *counts.values()])
         table = [Table(["ensemble", "app", "tasks", *TASK_STATES], rows)] if rows else []

@@ -12,6 +12,7 @@ from ..api import Site
 from ..api_site import existing_site
 from ..errors import BalsamJupyterError, NotFound
 from ..models import Query
+from ..submission import newest
 from ..verbs import find, known
 
 if TYPE_CHECKING:
@@ -74,4 +75,4 @@ class Session:
         return find(self.site.engine, text)
 
     def _names(self) -> list[str]:
-        return [record.name for record in self.site.engine.ensembles()]
+        return list(newest(self.site.engine.ensembles()))

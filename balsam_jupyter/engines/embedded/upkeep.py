@@ -100,7 +100,7 @@ def _orphans(site: Path, store: Store) -> Iterator[str]:
     known = sql.ensembles(store.con)
     for top in _folders(data):
         if top in known:
-            there = sql.rows(store.con, known[top][0])
+            there = sql.rows(store.con, known[top])
             for name in _rows(data, top):
                 number = name.rpartition("/")[2]
                 if not (number.isdecimal() and int(number) < len(there) and there[int(number)]):

@@ -7,7 +7,7 @@ import sqlite3
 from typing import NamedTuple
 
 from ....models import Resources
-from .schema import READY
+from .schema import ENSEMBLE, READY
 
 _MOST = 100_000  # more of one kind need not be told apart
 _SAMPLES = 50
@@ -47,9 +47,9 @@ def samples(con: sqlite3.Connection, ensemble: str | None) -> list[int]:
         text = f"{_KINDS} SELECT ({first}) FROM kind WHERE spec_id IS NOT NULL LIMIT {_SAMPLES}"
         return [row[0] for row in con.execute(text)]
     ours = f"""SELECT id, spec_id FROM job INDEXED BY job_state
-        WHERE ensemble_id IN (SELECT id FROM ensemble WHERE name = ?) AND {READY} LIMIT {_LOOKED_AT}"""
+        WHERE ensemble_id = ({ENSEMBLE}) AND {READY} LIMIT {_LOOKED_AT}"""
     text = f"SELECT min(id) FROM ({ours}) GROUP BY spec_id LIMIT {_SAMPLES}"
-    return [row[0] for row in con.execute(text, (ensemble,))]
+    return [row[0] for row in con.execute(text, (ensemble, None))]
 
 
 def running(con: sqlite3.Connection) -> list[tuple[int, Resources, int]]:

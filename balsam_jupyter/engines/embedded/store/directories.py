@@ -1,28 +1,22 @@
-"""Where the rows of ensembles have their directories: computed, not stored."""
+"""Where the rows of ensembles have their directories: computed from the ensemble's folder, not stored."""
 
 from __future__ import annotations
-
-import re
 
 FOLDER_SIZE = 5000
 
 
-def row_workdir(ensemble: str, generation: int, row: int) -> str:
-    """Directory of an ensemble's row below ``data/``: at most 5,000 rows (and folders of rows) in a folder."""
-    top = ensemble if generation == 1 else f"{ensemble}~{generation}"  # no ensemble can have such a name
+def row_workdir(folder: str, row: int) -> str:
+    """Directory of a row below ``data/``: at most 5,000 rows (and folders of rows) in a folder."""
     if row < FOLDER_SIZE:
-        return f"{top}/{row}"
+        return f"{folder}/{row}"
     first = row - row % FOLDER_SIZE
-    return f"{top}/{first}-{first + FOLDER_SIZE - 1}/{row}"
+    return f"{folder}/{first}-{first + FOLDER_SIZE - 1}/{row}"
 
 
-def row_of(workdir: str) -> tuple[str, int, int] | None:
-    """Ensemble, generation and row whose directory has this name, whether or not there is such an ensemble."""
-    top, _, rest = workdir.partition("/")
-    found = re.fullmatch(r"(.+?)(?:~(\d+))?", top)
+def row_of(workdir: str) -> tuple[str, int] | None:
+    """Folder of the ensemble and row whose directory has this name, whether or not there is such an ensemble."""
+    folder, _, rest = workdir.partition("/")
     row = rest.rpartition("/")[2]
-    if found and row.isdecimal():
-        name, generation = found[1], int(found[2] or 1)
-        if row_workdir(name, generation, int(row)) == workdir:
-            return name, generation, int(row)
+    if row.isdecimal() and row_workdir(folder, int(row)) == workdir:
+        return folder, int(row)
     return None

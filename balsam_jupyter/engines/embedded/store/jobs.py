@@ -13,6 +13,7 @@ from ....errors import BadInput
 from ....models import JobRow, Query, Resources
 from . import flow
 from .directories import FOLDER_SIZE, row_of, row_workdir
+from .schema import ENSEMBLE
 from .submission import intern_spec
 
 
@@ -20,20 +21,20 @@ def workdirs_below(con: sqlite3.Connection, workdir: str) -> set[str]:
     """Directories of other jobs inside one job's, relative to it; of an ensemble whole, where it lies inside whole."""
     found = con.execute("SELECT workdir FROM job WHERE workdir > ? AND workdir < ?", (f"{workdir}/", f"{workdir}0"))
     below = {name for (name,) in found}
-    for name, generation, rows in con.execute("SELECT name, generation, rows FROM ensemble"):
-        top = row_workdir(name, generation, 0).rpartition("/")[0]
+    for top, rows in con.execute("SELECT folder, rows FROM ensemble"):
         if top == workdir:
-            below |= {row_workdir(name, generation, row) for row in range(min(rows, FOLDER_SIZE))}
+            below |= {row_workdir(top, row) for row in range(min(rows, FOLDER_SIZE))}
             firsts = range(FOLDER_SIZE, rows, FOLDER_SIZE)
-            below |= {row_workdir(name, generation, row).rpartition("/")[0] for row in firsts}
+            below |= {row_workdir(top, row).rpartition("/")[0] for row in firsts}
         elif top.startswith(f"{workdir}/"):
             below.add(top)
     return {name.removeprefix(f"{workdir}/") for name in below}
 
 
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
-    ensemble.name, ensemble.generation, job.row, job.app_version, job.submit_time, job.start_time, job.end_time,
-    job.runtime_s, job.return_code, job.batch_job_id, job.attempts, job.data, job.value, job.error, job.exception,
+    ensemble.name, ensemble.generation, ensemble.folder, job.row, job.app_version, job.submit_time,
+    job.start_time, job.end_time, job.runtime_s, job.return_code, job.batch_job_id, job.attempts,
+    job.data, job.value, job.error, job.exception,
     job.transfers, spec.options, (SELECT group_concat(parent_id) FROM dependency WHERE child_id = job.id)"""
 _FROM = """job JOIN spec ON spec.id = job.spec_id JOIN app ON app.id = spec.app_id
     LEFT JOIN ensemble ON ensemble.id = job.ensemble_id"""
@@ -60,9 +61,7 @@ def where(query: Query) -> tuple[str, list[Any]]:
     if query.states is not None:
         add("job.state IN (SELECT value FROM json_each(?))", json.dumps(list(query.states)))
     if query.ensemble is not None:
-        generation = "" if query.generation is None else " AND generation = ?"
-        values = [query.ensemble] + ([] if query.generation is None else [query.generation])
-        add(f"job.ensemble_id IN (SELECT id FROM ensemble WHERE name = ?{generation})", *values)
+        add(f"job.ensemble_id = ({ENSEMBLE})", query.ensemble, query.generation)
     if query.app_name is not None:
         add(
             "job.spec_id IN (SELECT spec.id FROM spec JOIN app ON app.id = spec.app_id WHERE app.name = ?)",
@@ -91,10 +90,9 @@ def _at_workdir(workdir: str) -> tuple[Any, ...]:
     found = row_of(workdir)
     if found is None:
         return "job.workdir = ?", workdir
-    name, generation, row = found
-    ensemble = "SELECT id FROM ensemble WHERE name = ? AND generation = ?"
-    ours = f"job.workdir IS NULL AND job.row = ? AND job.ensemble_id = ({ensemble})"
-    return f"(job.workdir = ? OR {ours})", workdir, row, name, generation
+    folder, row = found
+    ours = "job.workdir IS NULL AND job.row = ? AND job.ensemble_id = (SELECT id FROM ensemble WHERE folder = ?)"
+    return f"(job.workdir = ? OR {ours})", workdir, row, folder
 
 
 def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
@@ -118,12 +116,13 @@ def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
 
 
 def _job(row: tuple[Any, ...], shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]]) -> JobRow:
-    id_, app_id, app_name, state, parameters, workdir, resources, tags, ensemble, generation, number, *rest = row
+    id_, app_id, app_name, state, parameters, workdir, resources, tags, *rest = row
+    ensemble, generation, folder, number, *rest = rest
     if (resources, tags) not in shared:  # parsed once for all the jobs of a submission
         shared[resources, tags] = Resources(**json.loads(resources)), json.loads(tags)
     common_resources, common_tags = shared[resources, tags]
     if workdir is None:
-        workdir = row_workdir(ensemble, generation, number)
+        workdir = row_workdir(folder, number)
     version, submitted, started, ended, runtime, code, batch_job_id, attempts, data, value, error, *rest = rest
     exception, transfers, options, parents = rest
     said = json.loads(options) if options != "{}" else {}

@@ -75,22 +75,37 @@ def app_changes(con: sqlite3.Connection, app_id: int) -> int:
 
 
 def put_ensemble(con: sqlite3.Connection, record: EnsembleRecord) -> None:
+    provenance = json.dumps(record.provenance, default=str)
+    known = con.execute(
+        "UPDATE ensemble SET app_version = ?, provenance = ? WHERE name = ? AND generation = ?",
+        (record.app_version, provenance, record.name, record.generation),
+    )
+    if known.rowcount:
+        return
     con.execute(
-        """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance) VALUES(?, ?, ?, ?, ?, ?)
-           ON CONFLICT(name, generation)
-           DO UPDATE SET app_version = excluded.app_version, provenance = excluded.provenance""",
+        """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance, folder)
+           VALUES(?, ?, ?, ?, ?, ?, ?)""",
         (record.name, record.generation, record.app_name, record.app_version, record.created or time.time(),
-         json.dumps(record.provenance, default=str)),
+         provenance, _free_folder(con, record.name)),
     )  # fmt: skip
+
+
+def _free_folder(con: sqlite3.Connection, name: str) -> str:
+    """A folder below ``data/`` for a new ensemble; no ensemble can have a name with "~"."""
+    folder, number = name, 1
+    while con.execute("SELECT 1 FROM ensemble WHERE folder = ?", (folder,)).fetchone():
+        number += 1
+        folder = f"{name}~{number}"
+    return folder
 
 
 def ensembles(con: sqlite3.Connection) -> list[EnsembleRecord]:
     rows = con.execute(
-        "SELECT name, app_name, generation, app_version, created, provenance FROM ensemble ORDER BY id"
+        "SELECT name, app_name, generation, app_version, created, provenance, folder FROM ensemble ORDER BY id"
     ).fetchall()
     return [
-        EnsembleRecord(name, app_name, generation, version, created, json.loads(provenance))
-        for name, app_name, generation, version, created, provenance in rows
+        EnsembleRecord(name, app_name, generation, version, created, json.loads(provenance), folder)
+        for name, app_name, generation, version, created, provenance, folder in rows
     ]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ....errors import SiteError
 from ..processes import is_stopped
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_S = 5.0
 _ROOM = 1 << 18  # bytes: with less room than this, a database error is the disk's
 
@@ -23,6 +23,10 @@ _ROOM = 1 << 18  # bytes: with less room than this, a database error is the disk
 READY = "session_id IS NULL AND state IN ('PREPROCESSED', 'RESTART_READY')"
 _DUE_STATES = ("READY", "STAGED_IN", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "RUN_ERROR", "RUN_TIMEOUT")
 DUE = f"session_id IS NULL AND ({' OR '.join(f'state = {state!r}' for state in _DUE_STATES)})"
+
+# The id of an ensemble from its name and generation (NULL: the newest).
+ENSEMBLE = """SELECT id FROM ensemble WHERE name = ? AND generation = coalesce(?, generation)
+    ORDER BY generation DESC LIMIT 1"""
 
 _V1 = f"""
 CREATE TABLE app(
@@ -97,7 +101,14 @@ ALTER TABLE batch_job ADD COLUMN nodes TEXT NOT NULL DEFAULT '[]';
 ALTER TABLE session ADD COLUMN kind TEXT NOT NULL DEFAULT 'launcher'
 """
 
-_MIGRATIONS = {1: _V1, 2: _V2}
+_V3 = """
+-- Where an ensemble's rows have their directories, below data/: they stay when it gets another name.
+ALTER TABLE ensemble ADD COLUMN folder TEXT NOT NULL DEFAULT '';
+UPDATE ensemble SET folder = CASE generation WHEN 1 THEN name ELSE name || '~' || generation END;
+CREATE UNIQUE INDEX ensemble_folder ON ensemble(folder)
+"""
+
+_MIGRATIONS = {1: _V1, 2: _V2, 3: _V3}
 """What brings the schema to each version from the one before it."""
 
 _NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "fuse.sshfs", "beegfs", "9p", "afs", "ceph"}

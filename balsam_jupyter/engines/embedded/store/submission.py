@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ....errors import BadInput, NotFound
 from ....models import TERMINAL, JobCommon, JobSpec, Submitted
 from . import flow
-from .directories import row_of, row_workdir
+from .directories import row_of
 
 CHUNK = 1000
 
@@ -205,8 +205,8 @@ def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
         raise BadInput(f"workdir {wanted!r} must be a relative path without '..'; it is below the site's data folder.")
     name, number = wanted, 1
     row = row_of(wanted)
-    if row and con.execute("SELECT 1 FROM ensemble WHERE name = ? AND generation = ?", row[:2]).fetchone():
-        raise BadInput(f"{wanted!r} is the directory of row {row[2]} of ensemble {row[0]!r}; choose another workdir.")
+    if row and (found := con.execute("SELECT name FROM ensemble WHERE folder = ?", row[:1]).fetchone()):
+        raise BadInput(f"{wanted!r} is the directory of row {row[1]} of ensemble {found[0]!r}; choose another workdir.")
     while holder := con.execute("SELECT id, state FROM job WHERE workdir = ?", (name,)).fetchone():
         if holder[1] not in TERMINAL:
             raise BadInput(
@@ -219,14 +219,11 @@ def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
 
 def _refuse_taken_rows(con: sqlite3.Connection, ensemble_id: int, rows: int) -> None:
     """Refuse new rows of an ensemble whose directory a lone job has."""
-    name, generation, before = con.execute(
-        "SELECT name, generation, rows FROM ensemble WHERE id = ?", (ensemble_id,)
-    ).fetchone()
-    top = row_workdir(name, generation, 0).rpartition("/")[0]
+    top, before = con.execute("SELECT folder, rows FROM ensemble WHERE id = ?", (ensemble_id,)).fetchone()
     lone = con.execute("SELECT id, workdir FROM job WHERE workdir > ? AND workdir < ?", (f"{top}/", f"{top}0"))
     for job, workdir in lone:
         found = row_of(workdir)
-        if found and before <= found[2] < rows:
+        if found and before <= found[1] < rows:
             raise BadInput(f"Job {job} works in {workdir!r}, which would be a row's; give the ensemble another name.")
 
 

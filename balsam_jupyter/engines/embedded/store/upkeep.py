@@ -79,12 +79,9 @@ def owner(con: sqlite3.Connection, directory: str) -> str:
     return "above" if con.execute(below, (directory + "/", directory + "0")).fetchone() else ""
 
 
-def ensembles(con: sqlite3.Connection) -> dict[str, tuple[int, str, int]]:
-    """Id, name and generation of each ensemble, by the folder its directories are in."""
-    found = con.execute("SELECT id, name, generation FROM ensemble").fetchall()
-    return {
-        row_workdir(name, generation, 0).rpartition("/")[0]: (id_, name, generation) for id_, name, generation in found
-    }
+def ensembles(con: sqlite3.Connection) -> dict[str, int]:
+    """The id of each ensemble, by the folder its directories are in."""
+    return dict(con.execute("SELECT folder, id FROM ensemble").fetchall())
 
 
 def rows(con: sqlite3.Connection, ensemble: int) -> bytearray:
@@ -99,11 +96,11 @@ def rows(con: sqlite3.Connection, ensemble: int) -> bytearray:
 def transferred(con: sqlite3.Connection) -> Iterator[tuple[int, str]]:
     """Id and directory of the ended jobs that had files to transfer."""
     found = con.execute(
-        """SELECT job.id, workdir, ensemble.name, generation, row FROM job
+        """SELECT job.id, workdir, folder, row FROM job
            LEFT JOIN ensemble ON ensemble.id = ensemble_id
            WHERE transfers IS NOT NULL AND state IN ('JOB_FINISHED', 'FAILED', 'USER_KILLED')"""
     ).fetchall()
-    return ((id_, workdir or row_workdir(name, number, row)) for id_, workdir, name, number, row in found)
+    return ((id_, workdir or row_workdir(folder, row)) for id_, workdir, folder, row in found)
 
 
 def vacuum(con: sqlite3.Connection) -> None:

@@ -240,10 +240,8 @@ def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
         )
     )
     wanted = json.dumps([*{row[2] for row in rows if row[2] is not None}])
-    found = con.execute(
-        "SELECT id, name, generation FROM ensemble WHERE id IN (SELECT value FROM json_each(?))", (wanted,)
-    )
-    names = {ensemble: (name, generation) for ensemble, name, generation in found}
+    found = con.execute("SELECT id, folder FROM ensemble WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
+    folders = dict(found)
     return sorted(
         Work(
             job,
@@ -251,7 +249,7 @@ def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
             spec,
             state,
             parameters,
-            workdir or row_workdir(*names[ensemble], row),
+            workdir or row_workdir(folders[ensemble], row),
             attempt,
             data,
             ensemble is None,
