@@ -6,7 +6,7 @@ import datetime
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from hashlib import blake2b
 from json.encoder import encode_basestring_ascii
@@ -33,7 +33,8 @@ def _json_writer(sort_keys: bool) -> Callable[[Any], str]:
     return lambda value: "".join(fast(value, 0))
 
 
-_to_json = _json_writer(sort_keys=False)
+to_json = _json_writer(sort_keys=False)
+"""Compact JSON text of plain values."""
 _to_sorted_json = _json_writer(sort_keys=True)
 
 
@@ -65,7 +66,7 @@ def encode(value: Any) -> str | bytes:
             value, plain = _plain(value)
             if not plain:
                 return _pickled(value)
-        text = _to_json(value)
+        text = to_json(value)
     except (RecursionError, ValueError):  # deep or cyclic, or an int of more digits than Python prints
         return _pickled(value)
     if "\\ud" in text and _lone_surrogate(value):
@@ -195,6 +196,34 @@ def row_key(app_name: str, canonical_bytes: bytes, occurrence: int) -> bytes:
     """
     name = app_name.encode("utf-8", "surrogatepass")
     return blake2b(b"%d:%b%d:%b" % (len(name), name, occurrence, canonical_bytes), digest_size=16).digest()
+
+
+def row_keys(app_name: str, forms: Iterable[bytes]) -> Iterator[bytes]:
+    """The key of each row of an ensemble, by `row_key`; equal rows are counted.
+
+    Parameters
+    ----------
+    app_name : str
+        Name of the app.
+    forms : iterable of bytes
+        From `canonical`, one for each row.
+    """
+    name = app_name.encode("utf-8", "surrogatepass")
+    first = b"%d:%b0:" % (len(name), name)
+    seen: dict[bytes, int] = {}
+    for form in forms:
+        key = blake2b(first + form, digest_size=16).digest()
+        if key in seen:
+            seen[key] += 1
+            yield row_key(app_name, form, seen[key])
+        else:
+            seen[key] = 0
+            yield key
+
+
+def scalar_form(value: str | float | bool | None) -> str:
+    """What stands for one plain value in `canonical`."""
+    return to_json(int(value) if type(value) is float and value.is_integer() else value)
 
 
 class _NoForm(Exception):

@@ -10,11 +10,11 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from . import __version__, codec
+from . import __version__
 from .api import Site
-from .apps import check_parameters
 from .errors import BadInput
 from .models import AppRecord, EnsembleRecord, JobCommon, JobSpec
+from .rows import encoded
 from .sweep import Sweep
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -51,7 +51,7 @@ def store_sweep(
             f"The name of an ensemble is at most 100 letters, digits, '.', '_' and '-', beginning with a letter "
             f"or digit; {reserved}."
         )
-    parameters, keys = _checked(app, rows_of(sweep))
+    parameters, keys = encoded(app, rows_of(sweep))
     if not parameters:
         raise BadInput("The sweep is empty: it has no rows.")
     for slot, place in (transfers or {}).items():
@@ -84,27 +84,6 @@ def store_sweep(
     )
     submitted = engine.submit(specs, record if made else None)
     return record, submitted.new
-
-
-def _checked(app: AppRecord, rows: Iterable[Mapping[str, Any]]) -> tuple[list[str | bytes], list[bytes]]:
-    """Encoded parameters and the key of each row, all checked before anything is stored."""
-    parameters: list[str | bytes] = []
-    keys: list[bytes] = []
-    seen: dict[bytes, int] = {}
-    for at, row in enumerate(rows):
-        try:
-            if not isinstance(row, Mapping):
-                raise BadInput(f"a row is a mapping of parameters, not {row!r}.")
-            full = check_parameters(app, row)
-            canonical = codec.canonical(full)
-            key = codec.row_key(app.name, canonical, 0)
-            occurrence = seen.get(key, 0)
-            seen[key] = occurrence + 1
-            keys.append(codec.row_key(app.name, canonical, occurrence) if occurrence else key)
-            parameters.append(codec.encode(full))
-        except BadInput as error:
-            raise BadInput(f"Row {at} of the sweep: {error}") from None
-    return parameters, keys
 
 
 def newest(records: Iterable[EnsembleRecord]) -> dict[str, EnsembleRecord]:

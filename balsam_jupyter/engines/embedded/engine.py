@@ -111,22 +111,20 @@ class EmbeddedEngine:
         seen: dict[int, tuple[str, transfers.Slots]] = {}  # the app's name and slots, of each common
         locations: dict[str, str] = {}
 
-        def checked() -> Iterable[JobSpec]:
-            for spec in specs:
-                if id(spec.common) not in seen:
-                    self._check(spec.common.resources)
-                    seen[id(spec.common)] = records.slots(self.store.con, spec.common.app_id)
-                app, slots = seen[id(spec.common)]
-                if slots or spec.transfers:
-                    if not locations:
-                        locations.update(site.Settings.read(self.path / "settings.yml").transfer_locations)
-                    transfers.check(app, slots, spec.transfers or {}, locations)
-                yield spec
+        def check(spec: JobSpec) -> None:
+            if id(spec.common) not in seen:
+                self._check(spec.common.resources)
+                seen[id(spec.common)] = records.slots(self.store.con, spec.common.app_id)
+            app, slots = seen[id(spec.common)]
+            if slots or spec.transfers:
+                if not locations:
+                    locations.update(site.Settings.read(self.path / "settings.yml").transfer_locations)
+                transfers.check(app, slots, spec.transfers or {}, locations)
 
         with self.store.transaction() as con:
             if ensemble is not None:
                 records.put_ensemble(con, ensemble)
-            submitted = submission.submit(con, checked())
+            submitted = submission.submit(con, specs, check)
         self.bell.ring()
         ensure(self.path, self.store)
         return submitted
