@@ -5,8 +5,10 @@ In a command every value arrives in the program's argument list exactly as it is
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from functools import lru_cache
 from itertools import zip_longest
 from typing import Any
@@ -34,9 +36,19 @@ def _mark(context: jinja2.runtime.Context, value: Any) -> str:
     return MARK
 
 
+def natural(value: Any) -> Any:
+    """What stands for a value in text: an enum's value, a time in ISO 8601; any other is its own ``str()``.
+
+    So values with one identity (`codec.canonical`) are one text, with every version of Python.
+    """
+    if isinstance(value, Enum):
+        return natural(value.value)
+    return value.isoformat() if isinstance(value, datetime.datetime) else value
+
+
 _COMMANDS = jinja2.Environment(undefined=jinja2.StrictUndefined, finalize=_mark)
 _COMMANDS.globals = {"range": range}
-_TEXTS = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+_TEXTS = jinja2.Environment(undefined=jinja2.StrictUndefined, finalize=natural, keep_trailing_newline=True)
 
 
 class CommandTemplate:
@@ -96,7 +108,7 @@ class CommandTemplate:
         Parameters
         ----------
         values : mapping
-            A value for each of `names`; others are ignored. Values are turned into text by ``str()``.
+            A value for each of `names`; others are ignored. Values are turned into text by ``str(natural(value))``.
 
         Returns
         -------
@@ -199,7 +211,7 @@ def argument(value: Any, name: str = "") -> str:
     BadInput
         If it holds a NUL character, cannot be encoded or is longer than 128 KiB.
     """
-    text = value if value.__class__ is str else str(value)
+    text = value if value.__class__ is str else str(natural(value))
     if "\0" not in text and (len(text) <= _LONGEST if text.isascii() else _encodable(text)):
         return text
     what = f"The value of {name!r}" if name else "A value (or the whole command)"
@@ -271,7 +283,7 @@ def text_names(template: str) -> set[str]:
 
 
 def render_text(template: str, values: Mapping[str, Any]) -> str:
-    """The text of an input file, with the values inserted as ``str()`` gives them.
+    """The text of an input file, with the values inserted as `natural` text.
 
     Parameters
     ----------

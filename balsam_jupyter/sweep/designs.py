@@ -149,7 +149,7 @@ class Sweep:
         return cls(Table(found, columns.have_gaps(found)), f"{label} of {', '.join(found)}")
 
     @classmethod
-    def random(cls, n: int, seed: int, **values: Any) -> Sweep:
+    def random(cls, n: int | None = None, /, seed: int | None = None, **values: Any) -> Sweep:
         """Rows drawn at random, each parameter from its distribution and independently of the others.
 
         The standard library draws them: the same seed gives the same rows in every process and with every version of
@@ -158,7 +158,7 @@ class Sweep:
         Parameters
         ----------
         n : int
-            The number of rows.
+            The number of rows; it comes first and has no name, so that a parameter may be called so.
         seed : int
             Another one gives other rows.
         **values
@@ -179,7 +179,7 @@ class Sweep:
         return cls(Table(sampled("random", n, seed, values, points.random)), f"random sample of {', '.join(values)}")
 
     @classmethod
-    def latin_hypercube(cls, n: int, seed: int, **values: Any) -> Sweep:
+    def latin_hypercube(cls, n: int | None = None, /, seed: int | None = None, **values: Any) -> Sweep:
         """Rows that cover each parameter evenly: of `n` equally probable parts of its range each is hit once.
 
         Drawn by the standard library, so that what `random` says about seeds holds here, too.
@@ -193,7 +193,7 @@ class Sweep:
         return cls(Table(made), f"Latin hypercube of {', '.join(values)}")
 
     @classmethod
-    def sobol(cls, n: int, seed: int, **values: Any) -> Sweep:
+    def sobol(cls, n: int | None = None, /, seed: int | None = None, **values: Any) -> Sweep:
         """Rows of a scrambled Sobol' sequence, which covers all parameters together evenly (scipy.stats.qmc).
 
         The first rows of a longer one are those of a shorter one with the same seed and parameters.

@@ -173,6 +173,8 @@ def sampled(
     """The columns of a sampled sweep. `points` gives what draws the numbers of each parameter with a distribution."""
     call = f"Sweep.{kind}"
     n, seed = python_scalar(n), python_scalar(seed)
+    if n is None or seed is None:
+        raise BadInput(f"{call} takes the number of rows first, and a seed: {call}(100, seed=1, T=uniform(300, 900)).")
     if type(n) is not int or n < 1:
         raise BadInput(f"{call}: n, the number of rows, is a whole number of at least 1, not {short(n)}.")
     if type(seed) is not int or seed < 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .columns import MISSING, short
 from .distributions import Sampled
-from .shapes import Selection, Shape
+from .shapes import Shape
 
 _FIRST, _LAST = 5, 3
 
@@ -35,14 +35,12 @@ def as_html(shape: Shape, title: str) -> str:
 
 def _range(shape: Shape, name: str) -> str:
     """What a parameter ranges over: its distribution, its least and greatest number, or how many values."""
-    if not isinstance(shape, Selection):
-        columns = [column for other, column in shape.columns() if other == name]
-        if len(columns) == 1 and isinstance(columns[0], Sampled):
-            return repr(columns[0].distribution)
-        if len(columns) == 1 and isinstance(columns[0], range):
-            first, last = sorted((columns[0][0], columns[0][-1]))
-            return _span(first, last)
-    return _summary(value for value in shape.values(name) if value is not MISSING)
+    columns = shape.over(name)
+    if len(columns) == 1 and isinstance(columns[0], Sampled):
+        return repr(columns[0].distribution)
+    if len(columns) == 1 and isinstance(columns[0], range):
+        return _span(*sorted((columns[0][0], columns[0][-1])))
+    return _summary(value for column in columns for value in column if value is not MISSING)
 
 
 def _summary(values: Iterable[Any]) -> str:

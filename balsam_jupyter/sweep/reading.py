@@ -23,8 +23,9 @@ def of_csv(
     path: str | os.PathLike[str] | TextIO, types: Mapping[str, Callable[[str], Any]]
 ) -> dict[str, Sequence[Any]]:
     """The columns of a CSV file with a header, each of one type."""
-    name = getattr(path, "name", "the text") if hasattr(path, "read") else os.fspath(path)
-    header, lines = _cells(str(name), _text(path))
+    text = _text(path)
+    name = str(path) if isinstance(path, str | os.PathLike) else getattr(path, "name", "the text")
+    header, lines = _cells(name, text)
     unknown = [one for one in types if one not in header]
     if unknown:
         raise BadInput(f"{name} has no column {unknown[0]!r} ({listing(header)}).{nearest(unknown[0], header)}")

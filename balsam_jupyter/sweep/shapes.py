@@ -51,9 +51,9 @@ class Shape(ABC):
     def columns(self) -> Iterator[tuple[str, Sequence[Any]]]:
         """The columns that rows are made of; each holds all values of its parameter in its part of the rows."""
 
-    def values(self, name: str) -> Iterable[Any]:
-        """What a parameter is somewhere in the rows, in no order and any number."""
-        return chain.from_iterable(column for other, column in self.columns() if other == name)
+    @abstractmethod
+    def over(self, name: str) -> list[Sequence[Any]]:
+        """Columns that together hold what a parameter is in some row, however often."""
 
     def dicts(self) -> Iterator[dict[str, Any]]:
         """All rows as mappings."""
@@ -84,6 +84,9 @@ class Table(Shape):
 
     def columns(self) -> Iterator[tuple[str, Sequence[Any]]]:
         return iter(self._columns.items())
+
+    def over(self, name: str) -> list[Sequence[Any]]:
+        return [self._columns[name]] if name in self.names else []
 
 
 class Grid(Table):
@@ -130,6 +133,9 @@ class Product(Shape):
     def columns(self) -> Iterator[tuple[str, Sequence[Any]]]:
         return chain(self.first.columns(), self.second.columns())
 
+    def over(self, name: str) -> list[Sequence[Any]]:
+        return self.first.over(name) + self.second.over(name)
+
 
 class Chain(Shape):
     """The rows of several shapes, one after the other."""
@@ -161,6 +167,9 @@ class Chain(Shape):
         for part in self.parts:
             yield from part.columns()
             yield from ((name, [MISSING]) for name in self.names if name not in part.names)
+
+    def over(self, name: str) -> list[Sequence[Any]]:
+        return [column for part in self.parts for column in part.over(name)]
 
     def _spread(self, part: Shape, rows: Iterable[Tuple], change: Change) -> Iterable[Tuple]:
         """A part's rows in the order of all names."""
@@ -202,6 +211,8 @@ class Selection(Shape):
     def columns(self) -> Iterator[tuple[str, Sequence[Any]]]:
         return self.whole.columns()
 
-    def values(self, name: str) -> Iterable[Any]:
+    def over(self, name: str) -> list[Sequence[Any]]:
+        if name not in self.names:
+            return []
         place = self.names.index(name)
-        return (row[place] for row in self.tuples(unchanged))
+        return [[row[place] for row in self.tuples(unchanged)]]
