@@ -6,6 +6,7 @@ ASCII text) goes column by column: each value is encoded once, and rows are join
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import starmap
 from typing import Any
@@ -22,7 +23,7 @@ _PLAIN_BITS = 1000
 """Longer text and numbers than these go row by row, where what is wrong with them is found."""
 
 
-def encoded(app: AppRecord, rows: Iterable[Mapping[str, Any]]) -> tuple[Texts | list[str | bytes], list[bytes]]:
+def encoded(app: AppRecord, rows: Iterable[Mapping[str, Any]]) -> tuple[Texts | Held, list[bytes]]:
     """Encoded parameters and the key of each row, all checked before anything is stored.
 
     Parameters
@@ -35,7 +36,7 @@ def encoded(app: AppRecord, rows: Iterable[Mapping[str, Any]]) -> tuple[Texts | 
     Returns
     -------
     parameters : sized iterable of str or bytes
-        What `codec.encode` gives for all parameters of each row; made anew when it is iterated.
+        What `codec.encode` gives for all parameters of each row.
     keys : list of bytes
         What `codec.row_key` gives.
 
@@ -47,11 +48,11 @@ def encoded(app: AppRecord, rows: Iterable[Mapping[str, Any]]) -> tuple[Texts | 
     if isinstance(rows, Sweep) and _is_plain(app, rows):
         texts = Texts(app, rows)
         return texts, list(codec.row_keys(app.name, texts.forms()))
-    parameters: list[str | bytes] = []
+    parameters = Held()
     return parameters, list(codec.row_keys(app.name, _forms(app, rows, parameters)))
 
 
-def _forms(app: AppRecord, rows: Iterable[Any], parameters: list[str | bytes]) -> Iterator[bytes]:
+def _forms(app: AppRecord, rows: Iterable[Any], parameters: Held) -> Iterator[bytes]:
     """The canonical form of each row, whose parameters are encoded on the way."""
     for at, row in enumerate(rows):
         try:
@@ -63,6 +64,30 @@ def _forms(app: AppRecord, rows: Iterable[Any], parameters: list[str | bytes]) -
         except BadInput as error:
             raise BadInput(f"Row {at} of the sweep: {error}") from None
         yield form
+
+
+class Held:
+    """What rows gave, one behind the other: less than half the memory of a list."""
+
+    def __init__(self) -> None:
+        self._all, self._ends = bytearray(), array("q")
+        self._pickles: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[str | bytes]:
+        start = 0
+        for at, end in enumerate(self._ends):
+            yield bytes(self._all[start:end]) if at in self._pickles else self._all[start:end].decode("ascii")
+            start = end
+
+    def append(self, one: str | bytes) -> None:
+        """Add what `codec.encode` gave."""
+        if isinstance(one, bytes):
+            self._pickles.add(len(self._ends))
+        self._all += one if isinstance(one, bytes) else one.encode("ascii")
+        self._ends.append(len(self._all))
 
 
 def _is_plain(app: AppRecord, sweep: Sweep) -> bool:

@@ -52,7 +52,7 @@ def test_rows_are_stored_as_each_by_itself(value: st.SearchStrategy[Any]) -> Non
         assert (list(texts), keys) == expected == (list(texts), keys)
         assert len(texts) == len(keys)
         texts, keys = encoded(app, iter(rows))
-        assert (texts, keys) == expected
+        assert (list(texts), keys) == expected and len(texts) == len(rows)
 
     holds()
 
