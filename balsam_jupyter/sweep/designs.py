@@ -173,8 +173,9 @@ class Sweep:
         Examples
         --------
         >>> from balsam_jupyter.sweep import choice, uniform
-        >>> for row in Sweep.random(2, seed=1, T=uniform(300, 900), method=choice(["pbe", "lda"]), P=1.0):
-        ...     print(round(row["T"]), row["method"], row["P"])
+        >>> sweep = Sweep.random(1000, seed=1, T=uniform(300, 900), method=choice(["pbe", "lda"]), P=1.0)
+        >>> len(sweep)
+        1000
         """
         return cls(Table(sampled("random", n, seed, values, points.random)), f"random sample of {', '.join(values)}")
 

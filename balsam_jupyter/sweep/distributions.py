@@ -31,7 +31,7 @@ class Distribution(ABC):
         """The value below which the part `u` (above 0, below 1) of all values lies."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class _OfNumbers(Distribution):
     """Its fields are finite numbers."""
 
@@ -43,6 +43,9 @@ class _OfNumbers(Distribution):
             object.__setattr__(self, one.name, value)
         self._check()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(repr(getattr(self, one.name)) for one in fields(self))})"
+
     def _check(self) -> None:
         """Refuse what its numbers cannot be together."""
         low, high = (getattr(self, one.name) for one in fields(self))
@@ -50,7 +53,7 @@ class _OfNumbers(Distribution):
             raise BadInput(f"{self} has no values: low must not be above high.")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class uniform(_OfNumbers):  # lower case: in a sweep it reads as the word it is
     """Any number from `low` to `high`."""
 
@@ -62,7 +65,7 @@ class uniform(_OfNumbers):  # lower case: in a sweep it reads as the word it is
         return min(max(self.low * (1 - u) + self.high * u, self.low), self.high)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class loguniform(_OfNumbers):
     """A number from `low` to `high`, both above 0, whose logarithm is uniform: each decade is as likely."""
 
@@ -80,7 +83,7 @@ class loguniform(_OfNumbers):
         return min(max(value, self.low), self.high)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class normal(_OfNumbers):
     """A number of the normal distribution; `sd` is the standard deviation, above 0."""
 
@@ -96,7 +99,7 @@ class normal(_OfNumbers):
         return NormalDist(self.mean, self.sd).inv_cdf(u)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class integers(_OfNumbers):
     """A whole number from `low` to `high`, both included."""
 
@@ -115,7 +118,7 @@ class integers(_OfNumbers):
         return min(self.low + int(u * (self.high - self.low + 1)), self.high)
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, repr=False)
 class choice(Distribution):
     """One of the values, each as likely; one that is given twice is twice as likely."""
 

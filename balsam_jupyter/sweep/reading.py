@@ -23,7 +23,7 @@ def of_csv(
     path: str | os.PathLike[str] | TextIO, types: Mapping[str, Callable[[str], Any]]
 ) -> dict[str, Sequence[Any]]:
     """The columns of a CSV file with a header, each of one type."""
-    text = _text(path)
+    text = _text(path).removeprefix("\ufeff")  # a mark that Excel puts there
     name = str(path) if isinstance(path, str | os.PathLike) else getattr(path, "name", "the text")
     header, lines = _cells(name, text)
     unknown = [one for one in types if one not in header]
@@ -46,7 +46,7 @@ def _text(path: str | os.PathLike[str] | TextIO) -> str:
             return text
         raise BadInput(f"Sweep.from_csv takes the path of a file, or an open text file, not {short(path)}.")
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8-sig")  # Excel begins its files with a mark
+        return Path(path).expanduser().read_text(encoding="utf-8")
     except FileNotFoundError:
         folder = Path(path).expanduser().parent
         near = [one.name for one in folder.glob("*.csv")] if folder.is_dir() else []

@@ -16,11 +16,15 @@ from math import prod
 from typing import Any
 
 from ..errors import BadInput
-from .columns import MISSING
+from .columns import MISSING, short
 
 Tuple = tuple[Any, ...]
 Change = Callable[[str, Iterable[Any]], Iterable[Any]]
 """Turns the values of a parameter into others, one for one."""
+
+
+_HELD = 10_000
+"""So many rows of a product's second factor are kept while it is iterated over; more are made anew each time."""
 
 
 def unchanged(_: str, values: Iterable[Any]) -> Iterable[Any]:
@@ -120,11 +124,10 @@ class Product(Shape):
         return self.first.size() * self.second.size()
 
     def tuples(self, change: Change) -> Iterator[Tuple]:
-        if self.second.size() > self.first.size() == 1:  # nothing is to be held then
-            [one] = self.first.tuples(change)
-            return (one + row for row in self.second.tuples(change))
-        inner = list(self.second.tuples(change))
-        return (one + two for one in self.first.tuples(change) for two in inner)
+        held = [*self.second.tuples(change)] if self.second.size() <= _HELD else []
+        for one in self.first.tuples(change):
+            for two in held or self.second.tuples(change):
+                yield one + two
 
     def row(self, at: int) -> Tuple:
         one, two = divmod(at, self.second.size())
@@ -196,8 +199,8 @@ class Selection(Shape):
         try:
             return bool(self.predicate(row))
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            raise BadInput(f"The predicate of where() fails at row {at}, {row}: {said}.") from error
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise BadInput(f"The predicate of where() fails at row {at}, {short(row)}: {said}.") from error
 
     def size(self) -> int:
         return self._kept.count(1)
