@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import results
 from .api import Site
 from .api_jobs import EVENTS_WAIT_S
+from .cost import Price, ensemble_cost
 from .errors import BadInput, NotFound, TimeoutExpired, nearest
 from .models import TASK_STATE, TERMINAL, EnsembleRecord, Query
 from .status import explain, task_counts
@@ -152,6 +153,10 @@ class Ensemble:
     def retry(self) -> int:
         """Run the FAILED and the killed tasks again; returns how many. The old log stays as ``job.out.1``."""
         return self._site.engine.update(self._query(states=("FAILED", "USER_KILLED")), "RESTART_READY")
+
+    def cost(self) -> Price:
+        """What its tasks have used, in node-hours and core-hours by state, and what the rest is expected to take."""
+        return ensemble_cost(self._site, self._record)
 
     def _summary(self) -> str:
         counts = self.counts()

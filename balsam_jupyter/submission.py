@@ -5,13 +5,15 @@ from __future__ import annotations
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 from . import __version__, codec
+from .accounts import Agree
 from .api import Site
+from .api_check import positive_int
 from .apps import check_parameters
 from .errors import BadInput
 from .models import AppRecord, EnsembleRecord, JobCommon, JobSpec
@@ -35,6 +37,14 @@ def rows_of(sweep: Any) -> Iterable[Mapping[str, Any]]:
     raise BadInput(f"A sweep is a Sweep, a mapping of lists, a list of mappings or a DataFrame, not {sweep!r}.")
 
 
+def row_count(sweep: Any) -> int:
+    """How many rows a sweep has; a number of rows is itself."""
+    if isinstance(sweep, int) and not isinstance(sweep, bool):
+        return positive_int("The number of rows", sweep)
+    rows = rows_of(sweep)
+    return len(rows) if isinstance(rows, Sized) else sum(1 for _ in rows)
+
+
 def store_sweep(
     site: Site,
     app: AppRecord,
@@ -43,6 +53,7 @@ def store_sweep(
     common: JobCommon,
     parents: tuple[int, ...],
     transfers: Mapping[str, str] | None,
+    agree: Agree = None,
 ) -> tuple[EnsembleRecord, int]:
     """Store the rows that are not there yet, all or none: the ensemble, and how many were new."""
     if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name) or name == LONE_TASKS):
@@ -82,7 +93,7 @@ def store_sweep(
     specs = (
         JobSpec(common, text, "", key, None, parents, transfers) for text, key in zip(parameters, keys, strict=True)
     )
-    submitted = engine.submit(specs, record if made else None)
+    submitted = engine.submit(specs, record if made else None, agree)
     return record, submitted.new
 
 
