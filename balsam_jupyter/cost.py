@@ -13,7 +13,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .accounts import Load, Run, Usage, check_submission, duration, node_hours, number
-from .api_check import task_resources, text_map
+from .api_check import node_hour_limit, task_resources, text_map
 from .errors import BadInput, listing, nearest
 from .forecast import Forecast, forecast, spans
 from .models import TASK_STATE, TASK_STATES, Allocation, AppRecord, EnsembleRecord, Query, Resources
@@ -186,8 +186,9 @@ def _price(
     return Price(name, rows, asked, basis, times, fits, left, why, used, usage, spent)
 
 
-def agreement(site: Site, app: AppRecord, wants: Resources, limit: float | None) -> Agree:
-    """What refuses new rows that would take the site over its limit, or the one given (node-hours); None: nothing can."""
+def agreement(site: Site, app: AppRecord, wants: Resources, max_node_hours: object) -> Agree:
+    """What refuses new rows that would take the site over its limit, or over the one given; None: nothing can."""
+    limit = node_hour_limit(max_node_hours)
     usage = site.engine.usage()
     if limit is None and usage.limit is None:
         return None

@@ -1,11 +1,11 @@
 """How long tasks will take on the allocations there are, with its spread.
 
-Method: tasks start in order, each in the slot that is free first (list scheduling: Graham, SIAM J. Appl. Math. 17, 416,
-1969), with run times drawn from those of finished tasks. Each of some hundred trials draws first the sample itself anew,
-with replacement, then the tasks from it (the bootstrap: Efron, Ann. Statist. 7, 1, 1979), so the spread has both the
-chance of the tasks and how little a small sample knows. Low, middle and high are the 10th, 50th and 90th percentile. Of
-many tasks only the last are drawn one by one: before them only the sum counts, which is normal. What is left out: the
-time it takes to start a task, and that what was quick to finish is seen first while others still run.
+Method: tasks start in order, each in the slot that is free first (list scheduling: Graham, SIAM J. Appl. Math. 17,
+416, 1969), with run times drawn from those of finished tasks. Each of some hundred trials draws first the sample
+itself anew, with replacement, then the tasks from it (the bootstrap: Efron, Ann. Statist. 7, 1, 1979), so the spread
+has both the chance of the tasks and how little a small sample knows. Low, middle and high are the 10th, 50th and 90th
+percentile. Of many tasks only the last are drawn one by one: before them only the sum counts, which is normal. What
+is left out: the time it takes to start a task, and that what is quick to finish is seen first while others still run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Forecast:
-    """When all tasks will have ended, in seconds from now, and in which share of the trials before their allocations."""
+    """When all tasks will have ended, in seconds from now; in which share of the trials before their allocations."""
 
     low: float
     middle: float
@@ -120,7 +120,7 @@ def _level(slots: Sequence[tuple[float, float]], work: float) -> float:
     """Until when slots (earliest first) are busy with so many seconds of work, shared out evenly."""
     level, open_ = slots[0][0], 0
     for start, _ in slots:
-        if (start - level) * open_ >= work:
+        if open_ and (start - level) * open_ >= work:
             break
         work -= (start - level) * open_
         level, open_ = start, open_ + 1
