@@ -16,6 +16,7 @@ from .api_jobs import EVENTS_WAIT_S
 from .cost import Price, ensemble_cost
 from .errors import BadInput, NotFound, TimeoutExpired, nearest
 from .models import TASK_STATE, TERMINAL, EnsembleRecord, Query
+from .provenance import Provenance
 from .status import explain, task_counts
 from .submission import newest
 from .task import BalsamTask, Follower
@@ -157,6 +158,12 @@ class Ensemble:
     def cost(self) -> Price:
         """What its tasks have used, in node-hours and core-hours by state, and what the rest is expected to take."""
         return ensemble_cost(self._site, self._record)
+
+    def provenance(self) -> Provenance:
+        """Who submitted what of it, when, from where, with which code and packages."""
+        records = self._site.engine.ensembles()
+        key = (self.name, self.generation)
+        return Provenance(next((one for one in records if (one.name, one.generation) == key), self._record))
 
     def _summary(self) -> str:
         counts = self.counts()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import time
 from collections.abc import Iterable, Mapping, Sized
@@ -10,13 +9,14 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from . import __version__, codec
+from . import codec
 from .accounts import Agree
 from .api import Site
 from .api_check import positive_int
 from .apps import check_parameters
 from .errors import BadInput
 from .models import AppRecord, EnsembleRecord, JobCommon, JobSpec
+from .provenance import noted
 from .sweep import Sweep
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -82,18 +82,16 @@ def store_sweep(
         raise BadInput(f"Ensemble {name!r} is of app {record.app_name}, not of {app.name}; choose another name.")
     made = record is None
     if record is None:
-        provenance = {
-            "parameters": list(app.parameters),
-            "balsam_jupyter": __version__,
-            "python": platform.python_version(),
-        }
-        record = EnsembleRecord(name, app.name, 1, app.version, time.time(), provenance)
+        record = noted(EnsembleRecord(name, app.name, 1, app.version, time.time()), app, common, len(parameters), 0)
     tags = {"workflow": name, **common.tags}
     common = replace(common, tags=tags, ensemble=name, generation=record.generation)
     specs = (
         JobSpec(common, text, "", key, None, parents, transfers) for text, key in zip(parameters, keys, strict=True)
     )
     submitted = engine.submit(specs, record if made else None, agree)
+    if not made:
+        record = noted(record, app, common, submitted.new, len(parameters) - submitted.new)
+        engine.put_ensemble(record)
     return record, submitted.new
 
 
