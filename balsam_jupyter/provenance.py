@@ -7,6 +7,7 @@ notebook.
 from __future__ import annotations
 
 import ast
+import contextlib
 import datetime
 import functools
 import getpass
@@ -15,6 +16,7 @@ import platform
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -52,7 +54,7 @@ def noted(record: EnsembleRecord, app: AppRecord, common: JobCommon, new: int, k
         Rows that the submission added, and that were there.
     """
     before = record.provenance
-    submissions = list(before.get("submissions", ()))
+    submissions = [dict(one) for one in before.get("submissions", ())]
     environments = list(before.get("environments", ()))
     if not new and submissions and not submissions[-1]["new"]:
         submissions.pop()  # "Run all cells" again and again tells nothing but the last time
@@ -70,7 +72,7 @@ def noted(record: EnsembleRecord, app: AppRecord, common: JobCommon, new: int, k
         "tags": dict(common.tags),
         "max_retries": common.max_retries,
         "notebook": notebook(),
-        "git": git_revision(Path.cwd()),
+        "git": git_revision(_folder()),
         "environment": environments.index(now),
     })  # fmt: skip
     submissions = submissions[-_MOST:]
@@ -92,13 +94,12 @@ class Provenance(Mapping[str, Any]):
 
     Keys: `ensemble`, `generation`, `app`, `app_version`, `created` (UTC, ISO 8601), `sources` (the app as written, by
     version), and `submissions`, oldest first: each with `time`, `user`, `host`, `python`, `platform`, `packages`,
-    `notebook`, `directory`, `git` (`revision`, `branch`, `dirty`), `new` and `kept` rows, `resources` (what differs from
-    one core of a node), `tags`, `max_retries` and `app_version`. What could not be known is None.
+    `notebook`, `directory`, `git` (`revision`, `branch`, `dirty`), `new` and `kept` rows, `resources` (what differs
+    from one core of a node), `tags`, `max_retries` and `app_version`. What could not be known is None.
     """
 
     def __init__(self, record: EnsembleRecord) -> None:
         kept = record.provenance
-        environments = kept.get("environments", [])
         created = datetime.datetime.fromtimestamp(record.created, datetime.timezone.utc)
         self._known: dict[str, Any] = {
             "ensemble": record.name,
@@ -107,13 +108,8 @@ class Provenance(Mapping[str, Any]):
             "app_version": record.app_version,
             "created": created.isoformat(timespec="seconds"),
             "sources": dict(kept.get("sources", {})),
-            "submissions": [
-                {**one, **environments[one["environment"]]} | {"environment": None}
-                for one in kept.get("submissions", [])
-            ],
+            "submissions": [_whole(one, kept["environments"]) for one in kept.get("submissions", [])],
         }
-        for one in self._known["submissions"]:
-            del one["environment"]
 
     def __getitem__(self, key: str) -> Any:
         return self._known[key]
@@ -151,6 +147,10 @@ class Provenance(Mapping[str, Any]):
         return f"<div>{head}, begun {self['created']}{table}{sources}</div>"
 
 
+def _whole(one: Mapping[str, Any], environments: list[dict[str, Any]]) -> dict[str, Any]:
+    return {**{key: value for key, value in one.items() if key != "environment"}, **environments[one["environment"]]}
+
+
 def _shown(one: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A submission in words."""
     git = one["git"]
@@ -171,11 +171,18 @@ def _environment(app: AppRecord) -> dict[str, Any]:
     """Host, folder, Python and packages: what is most often the same for all submissions of an ensemble."""
     return {
         "host": socket.gethostname(),
-        "directory": str(Path.cwd()),
+        "directory": str(_folder()),
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": packages(app.source),
     }
+
+
+def _folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was deleted
+        return Path(os.sep)
 
 
 @functools.lru_cache(maxsize=1)
@@ -243,7 +250,8 @@ def _imports(source: str) -> frozenset[str]:
 def _version(name: str) -> str:
     """The version of an installed package by its import name; "" for the user's own modules and the standard library.
 
-    What the module itself says is free; the metadata of the distribution of that name costs a look at the disk.
+    What the module itself says is free; else the folder's list of what is installed costs a look at the disk.
+    (`importlib.metadata` would read and parse a file for each, and takes 10 ms to be imported.)
     """
     if name in sys.stdlib_module_names or name in ("__main__", "balsam_jupyter"):
         return ""
@@ -252,12 +260,20 @@ def _version(name: str) -> str:
         return said
     if name in sys.modules and is_user_module(name):
         return ""
-    from importlib import metadata
+    return _distributions().get(name.lower(), "")
 
-    try:
-        return metadata.version(name)
-    except Exception:  # not installed, or its metadata is damaged
-        return ""
+
+@functools.lru_cache(maxsize=1)
+def _distributions() -> dict[str, str]:
+    """Versions of what is installed beside this Python, by name in small letters with "_" for "-"."""
+    found = {}
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(folder):
+                if entry.endswith(".dist-info"):
+                    name, _, version = entry.removesuffix(".dist-info").partition("-")
+                    found[name.lower().replace("-", "_").replace(".", "_")] = version
+    return found
 
 
 _git_known: dict[Path, tuple[float, dict[str, Any] | None]] = {}
@@ -266,7 +282,7 @@ _git_known: dict[Path, tuple[float, dict[str, Any] | None]] = {}
 def git_revision(folder: Path) -> dict[str, Any] | None:
     """Revision, branch and whether tracked files were changed, of the repository around a folder; None without one.
 
-    Asked at most twice a minute, of a repository that is there; one that takes more than a second to answer is left out.
+    Asked at most twice a minute, of a repository that is there; one that takes over a second to answer is left out.
     """
     if not any((one / ".git").exists() for one in (folder, *folder.parents)):
         return None
