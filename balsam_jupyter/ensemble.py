@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import results
+from . import crate, results
 from .api import Site
 from .api_jobs import EVENTS_WAIT_S
 from .cost import Price, ensemble_cost
@@ -161,9 +162,27 @@ class Ensemble:
 
     def provenance(self) -> Provenance:
         """Who submitted what of it, when, from where, with which code and packages."""
-        records = self._site.engine.ensembles()
+        return Provenance(self._stored())
+
+    def export(self, path: str | os.PathLike[str]) -> Path:
+        """Write a folder that another person can run again: rows, results, the app as ``app.py``, an RO-Crate.
+
+        Parameters
+        ----------
+        path : path
+            The folder; it must not exist, or be empty.
+
+        See Also
+        --------
+        balsam_jupyter.crate.export : what is in it
+        """
+        return crate.export(self._site, self._stored(), path)
+
+    def _stored(self) -> EnsembleRecord:
+        """Its record as it is now."""
         key = (self.name, self.generation)
-        return Provenance(next((one for one in records if (one.name, one.generation) == key), self._record))
+        records = self._site.engine.ensembles()
+        return next((one for one in records if (one.name, one.generation) == key), self._record)
 
     def _summary(self) -> str:
         counts = self.counts()
