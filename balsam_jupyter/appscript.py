@@ -250,12 +250,12 @@ class Script:
             outside += [] if isinstance(node, ast.Lambda) else node.decorator_list
         return self._resolve({name for one in outside for name in _loaded(one)}, [space], certain=True)
 
-    def _import_parts(self, module: str, attributes: Iterable[str]) -> None:
+    def _import_parts(self, module: str, attributes: set[str]) -> None:
         """Modules inside a package that are used as its attributes, as in ``scipy.optimize.brentq``."""
         for name in attributes:
             if f"{module}.{name}" in sys.modules:
                 self._imports[f"import {module}.{name}"] = None
-                self._import_parts(f"{module}.{name}", attributes)
+                self._import_parts(f"{module}.{name}", attributes - {name})
 
     def _resolve(self, wanted: Iterable[str], spaces: list[dict[str, Any]], certain: bool) -> bool:
         """Make names of a definition known; of `certain` ones each must be found."""

@@ -86,7 +86,7 @@ class Price:
         what = f"{_tasks(self.tasks)} of {self.app_name}"
         if self.spent:
             what = f"{what} to run, {node_hours(self.used_node_hours)} used"
-        return f"<Price of {what}: {self._asked()}; {self._time()}>"
+        return f"<Price of {what}: {self._asked()}; {'' if self.expected_s else 'time '}{self._time()}>"
 
     def __str__(self) -> str:
         return "\n".join(f"{label:<10} {text}" for label, text in self._lines())
@@ -117,7 +117,7 @@ class Price:
 
     def _time(self) -> str:
         if self.expected_s is None:
-            return f"time unknown ({self.why})" if self.why else "no time"
+            return f"unknown ({self.why})" if self.why else "none"
         low, middle, high = map(duration, self.expected_s)
         spread = f"{middle} expected ({low} to {high})"
         fit = {True: "fits", False: "does not fit", None: "may not fit"}[self.fits]
@@ -147,7 +147,7 @@ def price(site: Site, app: AppRecord, rows: int, wants: Resources, tags: Mapping
         Their tags, which decide what allocations take them.
     """
     accounts = site.engine.accounts
-    sample, basis = _sample(accounts.runs(app.name, _MOST), app, wants)
+    sample, basis = _sample(accounts.runs(app.name, _MOST), app.version, wants)
     usage = accounts.usage()
     asked = _asked(site, rows, wants, sample)
     expected, left, why = _expected(site, sample, rows, wants, tags or {}, accounts.ahead())
@@ -156,13 +156,13 @@ def price(site: Site, app: AppRecord, rows: int, wants: Resources, tags: Mapping
 
 def ensemble_cost(site: Site, record: EnsembleRecord) -> Price:
     """What an ensemble's tasks have used, by state, and what those that have not ended are expected to take."""
-    accounts, app = site.engine.accounts, site.app(record.app_name)
+    accounts = site.engine.accounts
     loads = accounts.loads(Query(ensemble=record.name, generation=record.generation))
     to_run = [load for load in loads if TASK_STATE[load.state] in ("WAITING", "RUNNING")]
     first = max(to_run or loads, key=lambda load: load.number, default=None)
     wants = first.resources if first else Resources()
     rows = sum(load.number for load in to_run)
-    sample, basis = _sample(accounts.runs(app.name, _MOST), app, wants)
+    sample, basis = _sample(accounts.runs(record.app_name, _MOST), record.app_version, wants)
     parts = [_asked(site, load.number, load.resources, sample) for load in to_run]
     known = [part for part in parts if part is not None]
     asked = sum(known) if len(known) == len(parts) else None
@@ -172,7 +172,7 @@ def ensemble_cost(site: Site, record: EnsembleRecord) -> Price:
     spent = {state: _spent(site, [load for load in loads if TASK_STATE[load.state] == state]) for state in TASK_STATES}
     spent = {state: one for state, one in spent.items() if one.run_hours}
     used = sum(one.node_hours for one in spent.values())
-    return _price(app.name, rows, asked, basis, expected, left, why, used, accounts.usage(), spent)
+    return _price(record.app_name, rows, asked, basis, expected, left, why, used, accounts.usage(), spent)
 
 
 def _price(
@@ -192,7 +192,7 @@ def agreement(site: Site, app: AppRecord, wants: Resources, max_node_hours: obje
     usage = site.engine.usage()
     if limit is None and usage.limit is None:
         return None
-    sample, _ = _sample(site.engine.accounts.runs(app.name, _MOST), app, wants)
+    sample, _ = _sample(site.engine.accounts.runs(app.name, _MOST), app.version, wants)
     each = _asked(site, 1, wants, sample)
     if each is None:
         return None
@@ -218,9 +218,9 @@ def asked_of(given: Mapping[str, Any]) -> tuple[Resources, dict[str, str]]:
     return wants, text_map("tags", given.get("tags"))
 
 
-def _sample(runs: Sequence[Run], app: AppRecord, wants: Resources) -> tuple[list[float], str]:
+def _sample(runs: Sequence[Run], app_version: str, wants: Resources) -> tuple[list[float], str]:
     """Run times that tell most about the next ones, and words for where they are from."""
-    now = [run for run in runs if run.app_version == app.version]
+    now = [run for run in runs if run.app_version == app_version]
     for some, version in ((now, ""), (runs, " of an older version of it")):
         for chosen, resources in (
             ([run for run in some if run.resources == wants], ""),
@@ -228,7 +228,7 @@ def _sample(runs: Sequence[Run], app: AppRecord, wants: Resources) -> tuple[list
         ):
             if len(chosen) >= _ENOUGH:
                 times = [run.runtime_s for run in chosen]
-                return times, f"its last {len(times)} finished tasks{_except(version, chosen, app)}{resources}"
+                return times, f"its last {len(times)} finished tasks{_except(version, chosen, app_version)}{resources}"
     if runs:
         times = [run.runtime_s for run in now or runs]
         few = "1 finished task" if len(times) == 1 else f"{len(times)} finished tasks"
@@ -236,8 +236,8 @@ def _sample(runs: Sequence[Run], app: AppRecord, wants: Resources) -> tuple[list
     return [], f"wall_time_min={wants.wall_time_min}" if wants.wall_time_min else ""
 
 
-def _except(version: str, chosen: Sequence[Run], app: AppRecord) -> str:
-    older = sum(run.app_version != app.version for run in chosen)
+def _except(version: str, chosen: Sequence[Run], app_version: str) -> str:
+    older = sum(run.app_version != app_version for run in chosen)
     return version if older == len(chosen) else f", {older}{version}" if older else ""
 
 
@@ -278,7 +278,9 @@ def _expected(
     where = [when[one.id] for one in live if when[one.id].slots and _takes(one, wants, tags)]
     if not where:
         return None, None, "no allocation would run them" if live else "there is no allocation"
-    before, unknown = _before(site, ahead)
+    takers = [one for one in live if when[one.id] in where]
+    rivals = [load for load in ahead if any(_takes(one, load.resources, load.tags) for one in takers)]
+    before, unknown = _before(site, rivals)
     said = f"not counted: {unknown:,} tasks before them of apps of which none has finished yet" if unknown else ""
     found = forecast(sample, rows, before / accounts.footprint(wants), where)
     return found, max(span.end for span in where), said

@@ -23,7 +23,7 @@ from .errors import BadInput, SiteError
 from .models import TASK_STATE, AppRecord, EnsembleRecord, JobRow, Resources
 from .provenance import Provenance
 from .results import ensemble_rows
-from .usercode import pickled
+from .usercode import pickled_whole
 
 if TYPE_CHECKING:
     from .api import Site
@@ -96,8 +96,7 @@ def _write(folder: Path, record: EnsembleRecord, app: AppRecord, rows: Sequence[
         else:
             shutil.copyfile(module, folder / module.name)
     if script.values:
-        parts = {"functions": script.values, "attributes": {}, "outputs": {}}
-        (folder / "values.pickle").write_bytes(pickled(app.name, parts))
+        (folder / "values.pickle").write_bytes(pickled_whole(script.values))
     text = main_text(script, app, record, readers, _submissions(rows))
     (folder / "app.py").write_text(text, encoding="utf-8")
     known = Provenance(record)

@@ -99,7 +99,7 @@ def _value(cell):
 
 _VALUES = """
 with open(_HERE / "values.pickle", "rb") as _values:
-    globals().update(_pickle.load(_values)["functions"])
+    globals().update(_pickle.load(_values))
 """
 
 

@@ -1,4 +1,4 @@
-"""Every example of the guide for users is run as it stands there, in one kernel, on a real launcher."""
+"""Every example of the guides for users is run as it stands there, in one kernel each, on a real launcher."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from balsam_jupyter import open_site
 
 from .test_cli_docs import parsed
 
-GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "jobs.md").read_text()
-CELLS = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
-[SETTINGS] = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+GUIDES = {name: (DOCS / name).read_text() for name in ("jobs.md", "cost-and-provenance.md")}
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
+
+
+def cells(guide: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
 
 
 def promised(cell: str) -> str:
@@ -26,15 +29,17 @@ def promised(cell: str) -> str:
 
 
 @pytest.mark.kernel
-def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_guide(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbformat
     from nbclient import NotebookClient
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("BALSAM_JUPYTER_HOME", str(tmp_path / "sites"))
     (tmp_path / "guide").mkdir()
-    (tmp_path / "guide" / "settings.yml").write_text(SETTINGS)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
+    [settings] = re.findall(r"```yaml\n(.*?)```", GUIDES[name], re.DOTALL)
+    (tmp_path / "guide" / "settings.yml").write_text(settings)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells(GUIDES[name])])
     try:
         NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     finally:
@@ -52,10 +57,11 @@ def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "".join(printed) == promised(cell.source), streams["stderr"]
 
 
-def test_the_guide_prints_something() -> None:
-    assert sum(len(promised(cell).splitlines()) for cell in CELLS) > 10
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_guide_prints_something(name: str) -> None:
+    assert sum(len(promised(cell).splitlines()) for cell in cells(GUIDES[name])) > 5
 
 
-@pytest.mark.parametrize("line", sorted(set(re.findall(r"`(balsam-jupyter [^`]+)`", GUIDE))))
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"`(balsam-jupyter [^`]+)`", "".join(GUIDES.values())))))
 def test_a_line_for_the_terminal_is_right(line: str) -> None:
     assert parsed(shlex.split(line.replace("ID", "7"))).callback is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import linecache
 import os
 import subprocess
 import sys
@@ -207,6 +208,35 @@ def test_what_has_no_source_comes_as_values(exctr: BalsamExecutor, tmp_path: Pat
     assert (folder / "values.pickle").exists() and "load it only if you trust" in (folder / "README.md").read_text()
     assert [one["value"] for one in again(folder)] == [4, 7]
     assert [one["state"] for one in table(folder / "results.csv")] == ["WAITING"] * 2
+
+
+def test_cells_of_another_kernel_and_names_that_clash(
+    exctr: BalsamExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The texts of cells travel with the app; what cannot stand in one file comes as values."""
+    cell, file = "def near(x):  # of a cell\n    return x + K\n\ndef run(self, x):\n    return near(x)\n", "/cells/1.py"
+    linecache.cache[file] = (len(cell), None, cell.splitlines(True), file)
+    space: dict[str, Any] = {"__name__": "__main__", "K": 3}
+    exec(compile(cell, file, "exec"), space)
+    exctr.register_app(type("Cell", (ApplicationDefinition,), {"run": space["run"], "__module__": "__main__"}))
+    del linecache.cache[file]
+    folder = exctr.submit_sweep("Cell", {"x": [1, 2]}, "cell").export(tmp_path / "cell")
+    assert "def near(x):  # of a cell" in (folder / "app.py").read_text()
+    assert not (folder / "values.pickle").exists()
+    assert [one["value"] for one in again(folder)] == [4, 5]
+
+    for name, step in (("one", 1), ("two", 10)):
+        (tmp_path / f"mod_{name}.py").write_text(f"STEP = {step}\n\ndef {name}(x):\n    return x + STEP\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    body = "from mod_one import one\nfrom mod_two import two\ndef run(self, x):\n    return one(x) * two(x)\n"
+    linecache.cache["/cells/2.py"] = (len(body), None, body.splitlines(True), "/cells/2.py")
+    exec(compile(body, "/cells/2.py", "exec"), space)
+    exctr.register_app(type("Clashing", (ApplicationDefinition,), {"run": space["run"], "__module__": "__main__"}))
+    folder = exctr.submit_sweep("Clashing", {"x": [1, 2]}, "clashing").export(tmp_path / "clashing")
+    for name in ("one", "two"):
+        (tmp_path / f"mod_{name}.py").unlink()
+    assert (folder / "values.pickle").exists()
+    assert [one["value"] for one in again(folder)] == [22, 36]
 
 
 def test_where_it_may_go(exctr: BalsamExecutor, tmp_path: Path) -> None:

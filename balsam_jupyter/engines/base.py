@@ -61,7 +61,7 @@ class Accounts(Protocol):
         """The jobs a query names, in groups."""
 
     def ahead(self) -> list[Load]:
-        """The jobs that could run now, and those that do; of many of one kind, not all are counted."""
+        """The jobs that could run now, and those that do."""
 
     def runs(self, app_name: str, most: int) -> list[Run]:
         """The last finished jobs of an app, newest first: at most so many, however many there are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import sys
 from typing import TYPE_CHECKING
 
 from ...accounts import Load, Run, Usage, check_allocation
@@ -37,7 +38,7 @@ class SiteAccounts:
         con = self._engine.store.con
         waiting = [
             Load(group.app_name, "PREPROCESSED", group.resources, group.tags, group.number)
-            for group in demand.waiting(con)
+            for group in demand.waiting(con, sys.maxsize)
         ]
         return spending.running(con) + waiting
 

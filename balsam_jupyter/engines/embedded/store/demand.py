@@ -29,8 +29,8 @@ class Demand(NamedTuple):
     app_name: str = ""
 
 
-def waiting(con: sqlite3.Connection) -> list[Demand]:
-    """The runnable jobs that nobody holds; of each kind 100,000 at most are counted."""
+def waiting(con: sqlite3.Connection, most: int = _MOST) -> list[Demand]:
+    """The runnable jobs that nobody holds; of each kind so many at most are counted."""
     specs = con.execute(
         f"""{_KINDS}
         SELECT spec.id, resources, tags, app.name
@@ -38,7 +38,7 @@ def waiting(con: sqlite3.Connection) -> list[Demand]:
     ).fetchall()
     found = []
     for spec_id, resources, tags, app_name in specs:
-        number = con.execute(f"SELECT count(*) FROM ({_READY} AND spec_id = ? LIMIT {_MOST})", (spec_id,)).fetchone()[0]
+        number = con.execute(f"SELECT count(*) FROM ({_READY} AND spec_id = ? LIMIT {most})", (spec_id,)).fetchone()[0]
         found.append(Demand(Resources(**json.loads(resources)), json.loads(tags), number, app_name))
     return found
 
