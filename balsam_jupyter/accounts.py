@@ -130,7 +130,7 @@ def check_submission(usage: Usage, expected: float, tasks: int, limit: float | N
         if expected and usage.node_hours + expected > most + _TINY:
             fits = max(0, int(tasks * (most - usage.node_hours) / expected))
             raise OverLimit(
-                f"{_exact(usage.node_hours)} are used, and {tasks:,} new tasks are expected to take "
+                f"{_exact(usage.node_hours)} are used, and {tasks:,} new row{'s' * (tasks > 1)} would take about "
                 f"{_exact(expected)}: more than {whose} of {_exact(most)}; nothing was submitted. "
                 f"{f'Submit {fits:,} at most' if fits else 'Submit none'}, or {raised}."
             )

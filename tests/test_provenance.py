@@ -32,14 +32,14 @@ class Sum(ApplicationDefinition):
 
 
 def test_what_is_kept(exctr: BalsamExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JPY_SESSION_NAME", "/home/me/work/study.ipynb")
+    monkeypatch.setenv("JPY_SESSION_NAME", "/data/me/study.ipynb")
     monkeypatch.setenv("MY_TOKEN", "s3cret-value")
     exctr.register_app(Sum)
     ensemble = exctr.submit_sweep("Sum", {"a": [1, 2]}, "scan", threads_per_rank=2, tags={"who": "me"}, max_retries=1)
     known = ensemble.provenance()
     [one] = known["submissions"]
     assert (one["user"], one["host"]) == (getpass.getuser(), socket.gethostname())
-    assert (one["new"], one["kept"], one["notebook"]) == (2, 0, "/home/me/work/study.ipynb")
+    assert (one["new"], one["kept"], one["notebook"]) == (2, 0, "/data/me/study.ipynb")
     assert one["python"] == platform.python_version() and one["directory"] == os.getcwd()
     assert one["packages"]["balsam_jupyter"] == __version__ and "yaml" in one["packages"]
     assert one["resources"] == {"threads_per_rank": 2} and one["tags"] == {"who": "me"} and one["max_retries"] == 1
