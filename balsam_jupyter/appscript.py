@@ -18,7 +18,7 @@ from typing import Any
 
 from .apps import ApplicationDefinition
 from .appversion import definition, first_line, source
-from .models import AppRecord
+from .models import AppRecord, Parameter
 from .usercode import ATTRIBUTE_OPS, GLOBAL_OPS, is_user_module, names
 
 _LONGEST = 5_000  # characters of a constant that is written out
@@ -89,12 +89,9 @@ class Script:
             body.append(_docstring(record.description))
         if record.kind == "shell":
             body.append(_assign("command_template", record.command_template))
-        stated = {
-            name: {"required": one.required, **({} if one.required else {"default": one.default}), "help": one.help}
-            for name, one in record.parameters.items()
-        }
-        if record.kind == "shell" or any(one.help for one in record.parameters.values()):
-            body.append(self._attribute("parameters", stated))
+        told = [one for one in record.parameters.values() if one.help or (record.kind == "shell" and not one.required)]
+        if told:
+            body.append(self._attribute("parameters", {name: _said(one) for name, one in record.parameters.items()}))
         for name, value in (
             ("environment_variables", record.environment_variables),
             ("transfers", record.transfers),
@@ -274,6 +271,12 @@ class Clash(Exception):
 
 
 _NOTHING = object()
+
+
+def _said(one: Parameter) -> dict[str, Any]:
+    """A parameter as a class says it."""
+    said = {"required": one.required} if one.required else {"required": False, "default": one.default}
+    return {**said, "help": one.help} if one.help else said
 
 
 def _plain(value: Any) -> Any:
