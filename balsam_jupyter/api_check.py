@@ -199,6 +199,7 @@ def allocation_request(
     filter_tags: Mapping[str, str] | None = None,
     partitions: Sequence[Mapping[str, Any] | str] | None = None,
     wf_filter: str = "",
+    max_node_hours: object = None,
 ) -> AllocationRequest:
     """An allocation to ask for, checked against the site."""
     nodes = positive_int("num_nodes", num_nodes)
@@ -224,7 +225,13 @@ def allocation_request(
         filter_tags=text_map("filter_tags", filter_tags),
         partitions=parts,
         wf_filter=text_filter(wf_filter),
+        max_node_hours=node_hour_limit(max_node_hours),
     )
+
+
+def node_hour_limit(limit: object) -> float | None:
+    """A limit in node-hours, above 0; None is none."""
+    return None if limit is None else positive("max_node_hours", limit)
 
 
 def text_filter(wf_filter: object) -> str:

@@ -145,20 +145,27 @@ def _constant(value: Any) -> Any:
 
 def _syntax(code: CodeType) -> str:
     """The syntax tree of a function without positions; "" if its source cannot be found for certain."""
+    node = definition(code)
+    return "" if node is None else ast.dump(node)
+
+
+def definition(code: CodeType) -> ast.AST | None:
+    """The node of a function in the syntax tree of its file or cell; None if it cannot be found for certain."""
     tree, compiled = _parsed(code.co_filename, "".join(linecache.getlines(code.co_filename)))
     if tree is None or _outline(code) not in compiled:
-        return ""  # no source, or a file edited after its import
+        return None  # no source, or a file edited after its import
     nodes = [
         node
         for node in ast.walk(tree)
         if isinstance(node, (ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef))
         and getattr(node, "name", "<lambda>") == code.co_name
-        and _first_line(node) == code.co_firstlineno
+        and first_line(node) == code.co_firstlineno
     ]
-    return ast.dump(nodes[0]) if len(nodes) == 1 else ""  # not of two lambdas on a line
+    return nodes[0] if len(nodes) == 1 else None  # not of two lambdas on a line
 
 
-def _first_line(node: Any) -> int:
+def first_line(node: Any) -> int:
+    """The number of the line a definition begins on, decorators included."""
     return min([int(node.lineno), *(int(one.lineno) for one in getattr(node, "decorator_list", ()))])
 
 
@@ -204,7 +211,7 @@ def source(cls: type, declared_at: tuple[str, int] | None) -> str:
         tree, _ = _parsed(filename, "".join(lines))
         for node in ast.walk(tree) if tree is not None else ():
             if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
-                first, last = _first_line(node), node.end_lineno or 0
+                first, last = first_line(node), node.end_lineno or 0
                 if line is None or first <= line <= last:
                     return textwrap.dedent("".join(lines[first - 1 : last]))
     return ""

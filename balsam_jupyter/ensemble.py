@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,11 +11,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import results
+from . import crate, results
 from .api import Site
 from .api_jobs import EVENTS_WAIT_S
+from .cost import Price, ensemble_cost
 from .errors import BadInput, NotFound, TimeoutExpired, nearest
 from .models import TASK_STATE, TERMINAL, EnsembleRecord, Query
+from .provenance import Provenance
 from .status import explain, task_counts
 from .submission import newest
 from .task import BalsamTask, Follower
@@ -152,6 +155,34 @@ class Ensemble:
     def retry(self) -> int:
         """Run the FAILED and the killed tasks again; returns how many. The old log stays as ``job.out.1``."""
         return self._site.engine.update(self._query(states=("FAILED", "USER_KILLED")), "RESTART_READY")
+
+    def cost(self) -> Price:
+        """What its tasks have used, in node-hours and core-hours by state, and what the rest is expected to take."""
+        return ensemble_cost(self._site, self._record)
+
+    def provenance(self) -> Provenance:
+        """Who submitted what of it, when, from where, with which code and packages."""
+        return Provenance(self._stored())
+
+    def export(self, path: str | os.PathLike[str]) -> Path:
+        """Write a folder that another person can run again: rows, results, the app as ``app.py``, an RO-Crate.
+
+        Parameters
+        ----------
+        path : path
+            The folder; it must not exist, or be empty.
+
+        See Also
+        --------
+        balsam_jupyter.crate.export : what is in it
+        """
+        return crate.export(self._site, self._stored(), path)
+
+    def _stored(self) -> EnsembleRecord:
+        """Its record as it is now."""
+        key = (self.name, self.generation)
+        records = self._site.engine.ensembles()
+        return next((one for one in records if (one.name, one.generation) == key), self._record)
 
     def _summary(self) -> str:
         counts = self.counts()

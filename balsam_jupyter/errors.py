@@ -18,6 +18,10 @@ class BadInput(ExecutorException, ValueError):
     """An argument that cannot be right; nothing was stored or started."""
 
 
+class OverLimit(BadInput):
+    """More node-hours than a limit allows; nothing was stored or started."""
+
+
 class NotFound(ExecutorException, LookupError):
     """A name or id that does not exist."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
-import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -14,11 +12,12 @@ from .api import BatchJob, Site, current_site, open_site
 from .api_check import allocation_request, job_common, job_ids, task_resources, text_map, transfer_map, workdir_below
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
+from .cost import Price, agreement, asked_of, price
 from .ensemble import Ensemble, find_ensemble
 from .errors import BadInput, ExecutorException, NotFound
-from .models import AppRecord, JobRow, JobSpec, Query
-from .submission import LONE_TASKS, newest, slug, store_sweep
-from .task import BalsamTask, Follower
+from .models import AppRecord, JobSpec, Query
+from .submission import LONE_TASKS, newest, row_count, slug, store_sweep
+from .task import BalsamTask, Follower, unstored_task
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +101,7 @@ class BalsamExecutor:
         filter_tags: Mapping[str, str] = _NONE,
         partitions: Sequence[Mapping[str, Any] | str] = (),
         wf_filter: str = "",
+        max_node_hours: float | None = None,
     ) -> BatchJob:
         """Ask for a block of nodes in which tasks run.
 
@@ -125,16 +125,24 @@ class BalsamExecutor:
             Parts with `num_nodes`, `job_mode` and `filter_tags` of their own, or written ``"mpi:2:role=leader"``.
         wf_filter : str
             Run only tasks whose tag ``workflow`` (which an ensemble's name fills) has this text in it.
+        max_node_hours : float, optional
+            Refuse it if the site might use more than so many node-hours with it: what it has used and what live
+            allocations may still use count. The site's own limit is `max_node_hours` in its settings.yml.
 
         Returns
         -------
         BatchJob
             Give it to `revoke_allocation` when it is no longer needed.
+
+        Raises
+        ------
+        BadInput, OverLimit
+            If it cannot be, or could take the site over a limit; nothing is asked for then.
         """
         site = find_site(site_id, self.site)
         request = allocation_request(
             site.engine.site, num_nodes, wall_time_min, job_mode, queue, project, optional_params, filter_tags,
-            partitions, wf_filter,
+            partitions, wf_filter, max_node_hours,
         )  # fmt: skip
         allocation = BatchJob._of(site.engine.allocate(request), site)
         self.allocations.append(allocation)
@@ -242,16 +250,9 @@ class BalsamExecutor:
         """
         app = self._app(calc_type, app_name)
         wants = task_resources(
-            num_procs,
-            num_nodes,
-            procs_per_node,
-            max_tasks_per_node,
-            machinefile,
-            gpus_per_rank=gpus_per_rank,
-            launch_params=extra_args,
-            threads_per_rank=threads_per_rank,
-            wall_time_min=wall_time_min,
-        )
+            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank=gpus_per_rank,
+            launch_params=extra_args, threads_per_rank=threads_per_rank, wall_time_min=wall_time_min,
+        )  # fmt: skip
         words = text_map("tags", tags)
         folder = workdir_below(workdir if workdir not in (None, "") else f"{slug(app.name)}_{{id}}", LONE_TASKS)
         if app_args is not None and not isinstance(app_args, Mapping):
@@ -260,7 +261,7 @@ class BalsamExecutor:
         common = job_common(app, wants, words, max_retries, on_parent_failure)
         spec = JobSpec(common, parameters, folder, None, None, job_ids(parent_ids), transfer_map(transfers) or None)
         if dry_run:
-            return self._dry_run(app, folder, spec)
+            return unstored_task(self.site, app, folder, spec)
         submitted = self.site.engine.submit([spec])
         number = submitted.ids[0]
         for name in submitted.renamed.values():
@@ -290,6 +291,7 @@ class BalsamExecutor:
         max_retries: int = 0,
         parent_ids: Any = (),
         on_parent_failure: str = "fail",
+        max_node_hours: float | None = None,
     ) -> Ensemble:
         """Submit a task for each row of a sweep, in one step. Rows that the ensemble has already are kept.
 
@@ -308,6 +310,8 @@ class BalsamExecutor:
             As in `submit`, for each task; they count for the rows that are new.
         tags : mapping
             For each task, beside ``workflow``, which is the ensemble's name.
+        max_node_hours : float, optional
+            Refuse it if the site is expected to have used more than so many node-hours after the new rows.
 
         Returns
         -------
@@ -316,28 +320,41 @@ class BalsamExecutor:
 
         Raises
         ------
-        BadInput, NotFound, Unsupported
-            If any row or name cannot be; nothing is stored then.
+        BadInput, NotFound, Unsupported, OverLimit
+            If any row or name cannot be, or it costs too much; nothing is stored then.
         """
         app = self._app(None, app_name)
         wants = task_resources(
-            num_procs,
-            num_nodes,
-            procs_per_node,
-            max_tasks_per_node,
-            machinefile,
-            gpus_per_rank=gpus_per_rank,
-            launch_params=extra_args,
-            threads_per_rank=threads_per_rank,
-            wall_time_min=wall_time_min,
-        )
+            num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank=gpus_per_rank,
+            launch_params=extra_args, threads_per_rank=threads_per_rank, wall_time_min=wall_time_min,
+        )  # fmt: skip
         common = job_common(app, wants, text_map("tags", tags), max_retries, on_parent_failure)
         files = transfer_map(transfers) or None
-        record, new = store_sweep(self.site, app, sweep, name, common, job_ids(parent_ids), files)
+        agree = agreement(self.site, app, wants, max_node_hours)
+        record, new = store_sweep(self.site, app, sweep, name, common, job_ids(parent_ids), files, agree)
         ensemble = Ensemble(self.site, self._follower, record, new)
         if note := ensemble.note:
             log.warning("%s.", note)
         return ensemble
+
+    def price(self, app_name: str, sweep: Any, **wants: Any) -> Price:
+        """What `submit_sweep` with these arguments would cost, as far as it is known; nothing is stored.
+
+        Parameters
+        ----------
+        app_name : str
+            The app.
+        sweep : Sweep, mapping of lists, list of mappings, DataFrame or int
+            As for `submit_sweep`, or how many rows it has.
+        **wants
+            As for `submit_sweep`: `num_procs`, `num_nodes`, `procs_per_node`, `wall_time_min`, `tags`, …
+
+        Returns
+        -------
+        Price
+            With `node_hours`, `expected_s` (low, middle, high) and whether it `fits` into the live allocations.
+        """
+        return price(self.site, self._app(None, app_name), row_count(sweep), *asked_of(wants))
 
     def ensemble(self, name: str) -> Ensemble:
         """The ensemble of that name, whichever kernel submitted it."""
@@ -369,20 +386,6 @@ class BalsamExecutor:
             if len(words) == 1:
                 return self.site.app(words[0].name)
             raise
-
-    def _dry_run(self, app: AppRecord, folder: str, spec: JobSpec) -> BalsamTask:
-        now = time.time()
-        row = JobRow(
-            id=0, app_id=app.id, app_name=app.name, state="JOB_FINISHED", parameters=spec.parameters, workdir=folder,
-            resources=spec.common.resources, tags=dict(spec.common.tags), ensemble=None, generation=1, row=None,
-            app_version=app.version, submit_time=now, start_time=None, end_time=None, runtime_s=None, return_code=0,
-            batch_job_id=None, attempts=0, data={}, value=None, error="", exception=None, parent_ids=spec.parents,
-            transfers=dict(spec.transfers or {}), on_parent_failure=spec.common.on_parent_failure,
-        )  # fmt: skip
-        argv, env = self.site.engine.command(row)
-        task = BalsamTask(row, self.site, None, shlex.join(argv), env)
-        log.info("Dry run of %s in %s: %s %s", app.name, folder, task.runline, env)
-        return task
 
 
 __all__ = ["BalsamExecutor", "BalsamTask", "ExecutorException"]

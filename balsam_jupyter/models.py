@@ -293,6 +293,8 @@ class AllocationRequest:
     """Run only jobs whose tag ``workflow`` has this text in it."""
     by_service: bool = False
     """The site's service asked for it."""
+    max_node_hours: float | None = None
+    """Refuse it if the site might use more than so many node-hours with it, those it has used included."""
 
 
 @dataclass
@@ -321,14 +323,6 @@ class SiteRecord:
     nodes: int = 1
     cores_per_node: int = 1
     gpus_per_node: int = 0
-
-
-@dataclass(frozen=True)
-class Usage:
-    """What a site has spent, in node-hours of allocation time, and in core-hours of task time."""
-
-    node_hours: float
-    task_hours: float
 
 
 class HookRun(NamedTuple):

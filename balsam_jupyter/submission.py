@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
-from . import __version__
+from .accounts import Agree
 from .api import Site
+from .api_check import positive_int
 from .errors import BadInput
 from .models import AppRecord, EnsembleRecord, JobCommon, JobSpec
+from .provenance import noted
 from .rows import encoded
 from .sweep import Sweep
 
@@ -35,6 +36,14 @@ def rows_of(sweep: Any) -> Iterable[Mapping[str, Any]]:
     raise BadInput(f"A sweep is a Sweep, a mapping of lists, a list of mappings or a DataFrame, not {sweep!r}.")
 
 
+def row_count(sweep: Any) -> int:
+    """How many rows a sweep has; a number of rows is itself."""
+    if isinstance(sweep, int) and not isinstance(sweep, bool):
+        return positive_int("The number of rows", sweep)
+    rows = rows_of(sweep)
+    return len(rows) if isinstance(rows, Sized) else sum(1 for _ in rows)
+
+
 def store_sweep(
     site: Site,
     app: AppRecord,
@@ -43,6 +52,7 @@ def store_sweep(
     common: JobCommon,
     parents: tuple[int, ...],
     transfers: Mapping[str, str] | None,
+    agree: Agree = None,
 ) -> tuple[EnsembleRecord, int]:
     """Store the rows that are not there yet, all or none: the ensemble, and how many were new."""
     if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name) or name == LONE_TASKS):
@@ -71,18 +81,16 @@ def store_sweep(
         raise BadInput(f"Ensemble {name!r} is of app {record.app_name}, not of {app.name}; choose another name.")
     made = record is None
     if record is None:
-        provenance = {
-            "parameters": list(app.parameters),
-            "balsam_jupyter": __version__,
-            "python": platform.python_version(),
-        }
-        record = EnsembleRecord(name, app.name, 1, app.version, time.time(), provenance)
+        record = noted(EnsembleRecord(name, app.name, 1, app.version, time.time()), app, common, len(parameters), 0)
     tags = {"workflow": name, **common.tags}
     common = replace(common, tags=tags, ensemble=name, generation=record.generation)
     specs = (
         JobSpec(common, text, "", key, None, parents, transfers) for text, key in zip(parameters, keys, strict=True)
     )
-    submitted = engine.submit(specs, record if made else None)
+    submitted = engine.submit(specs, record if made else None, agree)
+    if not made:
+        record = noted(record, app, common, submitted.new, len(parameters) - submitted.new)
+        engine.put_ensemble(record)
     return record, submitted.new
 
 

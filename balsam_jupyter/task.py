@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from .api import Job, Site
 from .api_job import outcome
 from .api_jobs import EVENTS_WAIT_S, changed_ids
 from .errors import BadInput, NotFound, TimeoutExpired
-from .models import TASK_STATE, TERMINAL, JobRow, Query
+from .models import TASK_STATE, TERMINAL, AppRecord, JobRow, JobSpec, Query
 
 log = logging.getLogger(__name__)
 
@@ -331,3 +332,19 @@ class BalsamTask:
         ran = f", {self.runtime:.1f} s" if self.runtime else ""
         code = f", return code {self.errcode}" if self.errcode else ""
         return f"<BalsamTask {self.name}: {self.state}{ran}{code}>"
+
+
+def unstored_task(site: Site, app: AppRecord, folder: str, spec: JobSpec) -> BalsamTask:
+    """A task that is stored nowhere and never runs, with the command line and environment it would have."""
+    now = time.time()
+    row = JobRow(
+        id=0, app_id=app.id, app_name=app.name, state="JOB_FINISHED", parameters=spec.parameters, workdir=folder,
+        resources=spec.common.resources, tags=dict(spec.common.tags), ensemble=None, generation=1, row=None,
+        app_version=app.version, submit_time=now, start_time=None, end_time=None, runtime_s=None, return_code=0,
+        batch_job_id=None, attempts=0, data={}, value=None, error="", exception=None, parent_ids=spec.parents,
+        transfers=dict(spec.transfers or {}), on_parent_failure=spec.common.on_parent_failure,
+    )  # fmt: skip
+    argv, env = site.engine.command(row)
+    task = BalsamTask(row, site, None, shlex.join(argv), env)
+    log.info("Dry run of %s in %s: %s %s", app.name, folder, task.runline, env)
+    return task

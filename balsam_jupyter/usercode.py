@@ -133,6 +133,16 @@ def pickled(app: str, parts: dict[str, dict[str, Any]]) -> bytes:
     ) from failure
 
 
+def pickled_whole(values: dict[str, Any]) -> bytes:
+    """One pickle of values and all that they reach in modules of the user's, so that it can be read elsewhere."""
+    own = [
+        module
+        for name, module in list(sys.modules.items())
+        if name not in ("__main__", "__mp_main__") and getattr(module, "__name__", "") == name and is_user_module(name)
+    ]
+    return _dumps(values, own)
+
+
 def fill_class(cls: type, attributes: dict[str, Any]) -> None:
     """Complete a class that is being unpickled (a class's functions may name the class)."""
     for name, value in attributes.items():

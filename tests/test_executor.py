@@ -101,7 +101,7 @@ def test_the_signatures_are_libensembles() -> None:
     assert names(BalsamExecutor.register_app) == ["BalsamApp", "app_name", "calc_type", "desc", "precedent"]
     assert names(BalsamExecutor.submit_allocation) == [
         "site_id", "num_nodes", "wall_time_min", "job_mode", "queue", "project", "optional_params", "filter_tags",
-        "partitions", "wf_filter",  # the last is ours
+        "partitions", "wf_filter", "max_node_hours",  # the last two are ours
     ]  # fmt: skip
     assert names(BalsamExecutor.revoke_allocation) == ["allocation", "timeout"]
     given = names(BalsamExecutor.submit)

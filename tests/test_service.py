@@ -18,7 +18,8 @@ import pytest
 
 from balsam_jupyter import Site
 from balsam_jupyter.engines.embedded import EmbeddedEngine
-from balsam_jupyter.engines.embedded.service import footprint, takes
+from balsam_jupyter.engines.embedded.launcher.placement import footprint
+from balsam_jupyter.engines.embedded.service import takes
 from balsam_jupyter.engines.embedded.site import Settings
 from balsam_jupyter.engines.embedded.store import demand
 from balsam_jupyter.engines.embedded.store.demand import Demand

@@ -54,6 +54,9 @@ _REQUEST = (
         metavar="KEY=VALUE",
         help="A variable of the site's job-template.sh.",
     ),
+    click.option(
+        "--max-node-hours", type=float, help="Refuse it if the site might use more than so many with it, in all."
+    ),
 )
 
 
@@ -79,6 +82,7 @@ def _request(site: Site, asked: dict[str, Any]) -> AllocationRequest:
         pairs(asked["tags"], "--tag"),
         parts,
         asked["wf_filter"],
+        asked["max_node_hours"],
     )
 
 

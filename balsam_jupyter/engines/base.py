@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
+from ..accounts import Agree, Load, Run, Usage
 from ..models import (
     Allocation,
     AllocationRequest,
@@ -18,11 +19,11 @@ from ..models import (
     JobRow,
     JobSpec,
     Query,
+    Resources,
     ServiceSettings,
     ServiceStatus,
     SiteRecord,
     Submitted,
-    Usage,
     Vacuumed,
 )
 
@@ -50,6 +51,25 @@ class Service(Protocol):
         """Be the service, until SIGINT, SIGTERM or SIGHUP; `show` gets the lines of its log."""
 
 
+class Accounts(Protocol):
+    """What a site has spent, and what is known about what its jobs will."""
+
+    def usage(self) -> Usage:
+        """Node-hours of its allocations, and its limit."""
+
+    def loads(self, query: Query) -> list[Load]:
+        """The jobs a query names, in groups."""
+
+    def ahead(self) -> list[Load]:
+        """The jobs that could run now, and those that do."""
+
+    def runs(self, app_name: str, most: int) -> list[Run]:
+        """The last finished jobs of an app, newest first: at most so many, however many there are."""
+
+    def footprint(self, wants: Resources) -> float:
+        """How many nodes one job takes: a share of one where several jobs run on a node."""
+
+
 class Engine(Protocol):
     """Bulk first (a list of one is still a list); every call is safe to repeat after a crash of the caller.
 
@@ -70,10 +90,13 @@ class Engine(Protocol):
     def apps(self) -> list[AppRecord]:
         """The registered apps, whole."""
 
-    def submit(self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None) -> Submitted:
+    def submit(
+        self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None, agree: Agree = None
+    ) -> Submitted:
         """Store many jobs in one atomic step, or none. Rows of an ensemble that exist are kept as they are.
 
-        A new ensemble comes along as `ensemble`, so that it is stored with its rows or not at all.
+        A new ensemble comes along as `ensemble`, so that it is stored with its rows or not at all. `agree` is told how
+        many jobs are new before they are stored for good; if it raises, none is.
         """
 
     def jobs(self, query: Query) -> list[JobRow]:
@@ -114,7 +137,7 @@ class Engine(Protocol):
         """All ensembles, oldest first."""
 
     def allocate(self, request: AllocationRequest) -> Allocation:
-        """Ask for a BatchJob."""
+        """Ask for a BatchJob. Raises `OverLimit` if the site could use more than its limit with it."""
 
     def allocations(self) -> list[Allocation]:
         """All BatchJobs, oldest first, as they are now."""
@@ -147,7 +170,11 @@ class Engine(Protocol):
         """The hooks that run now, the one that began first first."""
 
     def usage(self) -> Usage:
-        """What this site has spent."""
+        """What this site's allocations have used, and may use."""
+
+    @property
+    def accounts(self) -> Accounts:
+        """The site's accounts."""
 
     def run_allocation(self, request: AllocationRequest, show: Callable[[str], None]) -> Allocation:
         """Ask for a BatchJob and run its launcher as a child of this process, until it has ended.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from ...accounts import Agree, Usage
 from ...errors import BadInput, NotFound, SiteError
 from ...models import (
     Allocation,
@@ -24,10 +25,10 @@ from ...models import (
     Resources,
     SiteRecord,
     Submitted,
-    Usage,
     Vacuumed,
 )
 from . import files, foreground, scheduler, site, transfers, upkeep
+from .accounts import SiteAccounts
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
 from .launcher.prepare import Preparer, clean_environment, launch_words
@@ -53,6 +54,7 @@ class EmbeddedEngine:
         self.settings = settings
         self.path = Path(record.path)
         self.store = Store(self.path / "balsam.db")
+        self.accounts = SiteAccounts(self)
         self.folder = runtime_folder(self.path)
         self.bell = Bell(self.folder)
         self._local = threading.local()
@@ -96,9 +98,9 @@ class EmbeddedEngine:
 
     def register(self, app: AppRecord) -> int:
         for name, value in app.environment_variables.items():
-            _check_encodable(f"environment variable {name!r} of {app.name}", name + value)
+            files.check_encodable(f"environment variable {name!r} of {app.name}", name + value)
         for name, given in app.inputs.items():
-            _check_encodable(f"input {name!r} of {app.name}", name + "".join(given.values()))
+            files.check_encodable(f"input {name!r} of {app.name}", name + "".join(given.values()))
         with self.store.transaction() as con:
             app_id = records.put_app(con, app)
         self.bell.ring()
@@ -107,7 +109,9 @@ class EmbeddedEngine:
     def apps(self) -> list[AppRecord]:
         return records.apps(self.store.con)
 
-    def submit(self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None) -> Submitted:
+    def submit(
+        self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None, agree: Agree = None
+    ) -> Submitted:
         seen: dict[int, tuple[str, transfers.Slots]] = {}  # the app's name and slots, of each common
         locations: dict[str, str] = {}
 
@@ -125,6 +129,8 @@ class EmbeddedEngine:
             if ensemble is not None:
                 records.put_ensemble(con, ensemble)
             submitted = submission.submit(con, specs, check)
+            if agree is not None:
+                agree(submitted.new)
         self.bell.ring()
         ensure(self.path, self.store)
         return submitted
@@ -276,9 +282,9 @@ class EmbeddedEngine:
 
     def allocate(self, request: AllocationRequest) -> Allocation:
         self._check_request(request)
-        with self.store.transaction() as con:
-            allocation_id = records.add_allocation(con, request)
         scheduler.reconcile(self.path, self.store)
+        with self.store.transaction() as con:
+            allocation_id = self.accounts.book(con, request)
         self._start_waiting()
         self.bell.ring()
         return records.allocation(self.store.con, allocation_id)
@@ -367,7 +373,7 @@ class EmbeddedEngine:
         return underway.site_hooks(self.path, self.store)
 
     def usage(self) -> Usage:
-        return records.usage(self.store.con)
+        return self.accounts.usage()
 
     # -- service and upkeep -------------------------------------------------------------------------------
 
@@ -388,10 +394,3 @@ class EmbeddedEngine:
         self._local = threading.local()
         self.bell.close()
         self.store.close()
-
-
-def _check_encodable(what: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise BadInput(f"The {what} has a character that cannot be written ({error.object[error.start]!r}).") from None

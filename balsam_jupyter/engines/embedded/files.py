@@ -49,3 +49,10 @@ def log_text(workdir: Path, tail: int | None) -> str:
         text = log_piece(workdir, max(0, size - 1000 * tail), -1).decode(errors="replace")
         return "\n".join(text.splitlines()[-tail:])
     return ""
+
+
+def check_encodable(what: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"The {what} has a character that cannot be written ({error.object[error.start]!r}).") from None

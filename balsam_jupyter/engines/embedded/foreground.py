@@ -32,8 +32,9 @@ _TOLD = {"RUNNING": "started", "JOB_FINISHED": "finished", "FAILED": "failed", "
 
 def run(engine: EmbeddedEngine, request: AllocationRequest, show: Callable[[str], None]) -> Allocation:
     """Ask for the allocation, wait for its turn and run it to its end."""
+    scheduler.reconcile(engine.path, engine.store)
     with engine.store.transaction() as con:
-        number = records.add_allocation(con, request)
+        number = engine.accounts.book(con, request)
         lock = try_lock(scheduler.lock_path(engine.path, number))  # nobody sees it before the commit
     assert lock is not None, "a new allocation's lock belongs to nobody"
     ear = Listener(engine.folder)

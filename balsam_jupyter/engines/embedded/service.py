@@ -17,14 +17,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import BalsamJupyterError
-from ...models import TERMINAL, Allocation, AllocationRequest, Query, Resources, ServiceSettings
+from ...errors import BalsamJupyterError, OverLimit
+from ...models import TERMINAL, Allocation, AllocationRequest, Query, ServiceSettings
 from .doorbell import Listener
 from .engine import EmbeddedEngine
-from .launcher.placement import need
+from .launcher.placement import footprint
 from .service_control import LOCK_VARIABLE, ServiceControl
 from .signals import stopped_by
-from .site import Settings
 from .store import demand, records
 from .store.demand import Demand
 
@@ -123,7 +122,11 @@ class Service:
             nodes, asked.wall_time_min, asked.job_mode, asked.queue, asked.project,
             filter_tags=asked.filter_tags, wf_filter=asked.wf_filter, by_service=True,
         )  # fmt: skip
-        given = self.engine.allocate(request)
+        try:
+            given = self.engine.allocate(request)
+        except OverLimit as error:
+            self.say("wait", f"asked for nothing more: {error}", "limit")
+            return
         self._live[given.id] = time.monotonic()
         self._said.pop("wait", None)
         size = "1 node" if nodes == 1 else f"{nodes} nodes"
@@ -184,15 +187,6 @@ class Service:
                 why = "they have several ranks, and job_mode='serial' runs none such"
             self.say(f"not ours: {why}", f"{group.number:,} jobs are left to others: {why}", why)
         return False
-
-
-def footprint(wants: Resources, settings: Settings) -> float:
-    """Nodes' worth of one job: whole nodes for one of several, else the largest share of a node it takes."""
-    what = need(wants, settings)
-    if what.nodes > 1:
-        return float(what.nodes)
-    shares = [1 / what.packing, what.cores / settings.cores_per_node, what.gpus / max(1, settings.gpus_per_node)]
-    return min(1.0, max(shares))
 
 
 def matches(filter_tags: Mapping[str, str], wf_filter: str, tags: Mapping[str, str]) -> bool:

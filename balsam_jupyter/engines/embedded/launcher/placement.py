@@ -48,6 +48,15 @@ def need(asked: Resources, settings: Settings) -> Need:
     )
 
 
+def footprint(wants: Resources, settings: Settings) -> float:
+    """Nodes' worth of one job: whole nodes for one of several, else the largest share of a node it takes."""
+    what = need(wants, settings)
+    if what.nodes > 1:
+        return float(what.nodes)
+    shares = [1 / what.packing, what.cores / settings.cores_per_node, what.gpus / max(1, settings.gpus_per_node)]
+    return min(1.0, max(shares))
+
+
 class Place(NamedTuple):
     """What a running job has: nodes by number, and on one node its cores and GPUs by id."""
 

@@ -26,15 +26,20 @@ class Demand(NamedTuple):
     resources: Resources
     tags: dict[str, str]
     number: int
+    app_name: str = ""
 
 
-def waiting(con: sqlite3.Connection) -> list[Demand]:
-    """The runnable jobs that nobody holds; of each kind 100,000 at most are counted."""
-    specs = con.execute(f"{_KINDS} SELECT id, resources, tags FROM kind JOIN spec ON spec.id = kind.spec_id").fetchall()
+def waiting(con: sqlite3.Connection, most: int = _MOST) -> list[Demand]:
+    """The runnable jobs that nobody holds; of each kind so many at most are counted."""
+    specs = con.execute(
+        f"""{_KINDS}
+        SELECT spec.id, resources, tags, app.name
+        FROM kind JOIN spec ON spec.id = kind.spec_id JOIN app ON app.id = spec.app_id"""
+    ).fetchall()
     found = []
-    for spec_id, resources, tags in specs:
-        number = con.execute(f"SELECT count(*) FROM ({_READY} AND spec_id = ? LIMIT {_MOST})", (spec_id,)).fetchone()[0]
-        found.append(Demand(Resources(**json.loads(resources)), json.loads(tags), number))
+    for spec_id, resources, tags, app_name in specs:
+        number = con.execute(f"SELECT count(*) FROM ({_READY} AND spec_id = ? LIMIT {most})", (spec_id,)).fetchone()[0]
+        found.append(Demand(Resources(**json.loads(resources)), json.loads(tags), number, app_name))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Apps, ensembles, allocations, events, usage."""
+"""Apps, ensembles, allocations, events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from ....codec import decode, encode
 from ....errors import NotFound
-from ....models import Allocation, AllocationRequest, AppRecord, EnsembleRecord, EventRow, Parameter, Usage
+from ....models import Allocation, AllocationRequest, AppRecord, EnsembleRecord, EventRow, Parameter
 
 
 def put_app(con: sqlite3.Connection, app: AppRecord) -> int:
@@ -223,13 +223,3 @@ def history(con: sqlite3.Connection, ids: Iterable[int]) -> list[EventRow]:
 
 def last_event(con: sqlite3.Connection) -> int:
     return int(con.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()[0])
-
-
-def usage(con: sqlite3.Connection) -> Usage:
-    node_s = con.execute(
-        """SELECT coalesce(sum(num_nodes * coalesce(elapsed_s, end_time - start_time,
-                  CASE WHEN boot_id = ? THEN ? - started END, 0)), 0) FROM batch_job WHERE start_time IS NOT NULL""",
-        (boot_id(), time.monotonic()),
-    ).fetchone()[0]
-    task_s = con.execute("SELECT coalesce(sum(runtime_s), 0) FROM job").fetchone()[0]
-    return Usage(node_s / 3600, task_s / 3600)
