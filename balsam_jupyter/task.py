@@ -172,7 +172,7 @@ class BalsamTask:
 
     @property
     def workdir(self) -> str:
-        """The absolute path of the work directory."""
+        """The absolute path of the work directory; a scratch task's is gone once it has finished well."""
         return str(self._site.data_path / self._row.workdir)
 
     @property
@@ -306,6 +306,8 @@ class BalsamTask:
         """The text of a file in the work directory (`BadInput` if it is not there)."""
         if not self.file_exists_in_workdir(filename):
             why = "a dry run has no files" if self.dry_run else f"not in {self._row.workdir}"
+            if self._row.scratch and self.success and not self.dry_run:
+                why = "scratch=True: its directory was removed when it had finished well"
             raise BadInput(f"Task {self.name} has no file {filename!r} ({why}).")
         return self._site.engine.read_file(self.id, filename).decode("utf-8", "replace")
 
