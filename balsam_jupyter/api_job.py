@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import codec
 from .api_check import (
-    job_common,
     is_scratch,
+    job_common,
     job_ids,
     json_map,
     mapping,

@@ -25,6 +25,7 @@ from .doorbell import Bell, runtime_folder
 from .launcher.__main__ import forget_python_path
 from .sessions import try_lock
 from .store import Store, jobs
+from .store.directories import TRASH
 
 log = logging.getLogger("balsam_jupyter.remover")
 
@@ -138,7 +139,7 @@ class Remover:
 
     def give_up(self, name: str, error: Exception) -> None:
         there = trash.fresh(trash.STUCK)
-        log.error("data/%s/%s cannot be removed: %s; remove it yourself", trash.TRASH, there, error)
+        log.error("data/%s/%s cannot be removed: %s; remove it yourself", TRASH, there, error)
         os.rename(name, there, src_dir_fd=self.trash, dst_dir_fd=self.trash)
 
     # -- cleaning -----------------------------------------------------------------------------------------
