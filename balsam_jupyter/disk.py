@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from .errors import BadInput, TimeoutExpired
-
-if TYPE_CHECKING:
-    from .engines.base import Engine
-    from .models import Query
 
 LOGS = ("job.out", "job.err", "balsam.log")
 """What `clean` always keeps."""
@@ -110,20 +106,20 @@ class Cleaned:
         What stays in them, beside the logs.
     """
 
-    def __init__(self, engine: Engine, order: str, directories: int, keep: tuple[str, ...]) -> None:
-        self._engine, self._order = engine, order
+    def __init__(self, done: Callable[[float], bool], directories: int, keep: tuple[str, ...]) -> None:
+        self._done = done  # within so many seconds
         self.directories, self.keep = directories, keep
 
     def done(self) -> bool:
         """Whether all have been cleaned."""
-        return self._engine.cleaned(self._order)
+        return self._done(0.0)
 
     def wait(self, timeout: float | None = None) -> Cleaned:
         """Block until all have been cleaned; `TimeoutExpired` if that takes longer than `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _LOOK_S if deadline is None else deadline - time.monotonic()
-            if self._engine.cleaned(self._order, max(0.0, min(left, _LOOK_S))):
+            if self._done(max(0.0, min(left, _LOOK_S))):
                 return self
             if left <= 0:
                 raise TimeoutExpired("Cleaning", timeout or 0.0)
@@ -134,13 +130,6 @@ class Cleaned:
             return "<Cleaned: no finished row has a directory>"
         what = f"{_many(self.directories, 'directory')} of finished rows"
         return f"<Cleaned: {what} {'were' if self.done() else 'are being'} cleaned; {kept} stay>"
-
-
-def clean(engine: Engine, query: Query, keep: Iterable[str]) -> Cleaned:
-    """Have the directories of the finished jobs among these cleaned; see `Ensemble.clean`."""
-    globs = checked_globs(keep)
-    order, directories = engine.clean(query, globs)
-    return Cleaned(engine, order, directories, globs)
 
 
 def checked_globs(keep: object) -> tuple[str, ...]:

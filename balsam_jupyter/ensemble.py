@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from . import results
 from .api import Site
 from .api_jobs import EVENTS_WAIT_S
-from .disk import Cleaned, DiskUse, clean
+from .disk import Cleaned, DiskUse, checked_globs
 from .errors import BadInput, NotFound, TimeoutExpired, nearest
 from .models import TASK_STATE, TERMINAL, EnsembleRecord, Query
 from .status import explain, task_counts
@@ -167,7 +168,9 @@ class Ensemble:
         Cleaned
             At once, with the number of `directories`; its `wait()` blocks until they have been cleaned.
         """
-        return clean(self._site.engine, self._query(), keep)
+        globs = checked_globs(keep)
+        order, directories = self._site.engine.clean(self._query(), globs)
+        return Cleaned(partial(self._site.engine.cleaned, order), directories, globs)
 
     def kill(self, wait_time: float | None = 0.5) -> int:
         """End all tasks that have not ended; returns how many (without waiting for their end)."""

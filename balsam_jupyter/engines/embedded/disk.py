@@ -16,12 +16,12 @@ from ...models import Query
 from . import trash
 from .doorbell import Listener
 from .store import Store, jobs
+from .store.jobs import Workdir
 
 _LARGEST = 5
 _FEW_KINDS = 20  # with more, names that occur once are grouped by their suffix
 _MOST_KINDS = 10_000
 _NUMBER = re.compile(r"\d+(?![A-Za-z\d])|(?<![A-Za-z\d])\d+")
-Found = list[tuple[int, int | None, str]]
 
 
 class DiskCalls:
@@ -41,7 +41,7 @@ class DiskCalls:
         found = _there(data, jobs.workdirs(self.store.con, finished))
         if not found:
             return "", 0
-        return trash.order(self.path, [job for job, _, _ in found], list(keep)), len(found)
+        return trash.order(self.path, [(one.job_id, one.attempts) for one in found], list(keep)), len(found)
 
     def cleaned(self, order: str, timeout: float = 0.0) -> bool:
         deadline = time.monotonic() + timeout
@@ -55,7 +55,7 @@ class DiskCalls:
         return True
 
 
-def _there(data: Path, found: Found) -> Found:
+def _there(data: Path, found: list[Workdir]) -> list[Workdir]:
     """Those whose directory exists; reads each directory above them once. Symbolic links do not count."""
     known: dict[str, set[str]] = {}
 
@@ -67,16 +67,16 @@ def _there(data: Path, found: Found) -> Found:
                 known[above] = {entry.name for entry in entries if entry.is_dir(follow_symlinks=False)}
         return name in known[above]
 
-    return [one for one in found if exists(one[2])]
+    return [one for one in found if exists(one.workdir)]
 
 
-def measured(data: Path, found: Found) -> DiskUse:
+def measured(data: Path, found: list[Workdir]) -> DiskUse:
     """Add up what is in these directories."""
     began = time.monotonic()
     kinds: dict[str, list[int]] = {}
     largest: list[tuple[int, int, RowDisk]] = []
     total = files = directories = unreadable = 0
-    for job, row, workdir in _there(data, found):
+    for job, row, _, workdir in _there(data, found):
         size = number = 0
         pending = [f"{data}/{workdir}"]
         while pending:

@@ -159,8 +159,8 @@ class Remover:
         except (OSError, ValueError) as error:
             self.give_up(name, error)
             return
-        for number, job in enumerate(order["jobs"]):
-            self.clean(job, order["keep"])
+        for number, (job, attempts) in enumerate(order["jobs"]):
+            self.clean(job, attempts, order["keep"])
             if number % _CHUNK == _CHUNK - 1:
                 self.collect()
         self.collect()
@@ -169,10 +169,10 @@ class Remover:
         with contextlib.closing(Bell(runtime_folder(self.site))) as bell:
             bell.ring()
 
-    def clean(self, job: int, keep: list[str]) -> None:
-        """Move what is not kept out of a finished job's directory."""
+    def clean(self, job: int, attempts: int, keep: list[str]) -> None:
+        """Move what is not kept out of a finished job's directory, unless it has run again since that was asked for."""
         now = jobs.whereabouts(self.store.con, job)
-        if now is None or now.state != "JOB_FINISHED":
+        if now is None or (now.state, now.attempts) != ("JOB_FINISHED", attempts):
             return
         try:
             top = trash.open_below(self.data, now.workdir)
@@ -185,7 +185,7 @@ class Remover:
             spared = jobs.workdirs_below(self.store.con, now.workdir)
             paths, _ = _rubbish(top, "", keep, spared)
             if paths:
-                self.take(top, paths, f"{trash.HOLD}{job}-{now.attempts}")
+                self.take(top, paths, f"{trash.HOLD}{job}-{attempts}")
         except OSError as error:
             log.error("data/%s is not cleaned whole: %s", now.workdir, error)
         finally:

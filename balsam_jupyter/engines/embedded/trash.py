@@ -137,8 +137,8 @@ def discard(site: Path, folder: Path) -> None:
     ensure(site)
 
 
-def order(site: Path, jobs: Sequence[int], keep: Collection[str]) -> str:
-    """Have the directories of these jobs cleaned in the background; the order's name, for `is_pending`."""
+def order(site: Path, jobs: Sequence[tuple[int, int]], keep: Collection[str]) -> str:
+    """Have the directories of these jobs (id, attempts) cleaned in the background; its name, for `is_pending`."""
     name, draft = fresh(ORDER), fresh(NEW)
     with opened(site) as trash:
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=trash)

@@ -49,15 +49,24 @@ def whereabouts(con: sqlite3.Connection, job: int) -> Whereabouts | None:
     return None if found is None else Whereabouts(found[0], found[1], found[2] or row_workdir(*found[3:]))
 
 
-def workdirs(con: sqlite3.Connection, query: Query) -> list[tuple[int, int | None, str]]:
-    """Id, row number and directory of each job a query names."""
+class Workdir(NamedTuple):
+    """A job's directory; `attempts` tells one run of it from the next."""
+
+    job_id: int
+    row: int | None
+    attempts: int
+    workdir: str
+
+
+def workdirs(con: sqlite3.Connection, query: Query) -> list[Workdir]:
+    """The directory of each job a query names, whether or not it is there."""
     condition, arguments = where(query)
     found = con.execute(
-        f"""SELECT job.id, row, workdir, folder FROM job LEFT JOIN ensemble ON ensemble.id = ensemble_id
+        f"""SELECT job.id, row, attempts, workdir, folder FROM job LEFT JOIN ensemble ON ensemble.id = ensemble_id
             WHERE {condition} ORDER BY job.id""",
         arguments,
     ).fetchall()
-    return [(job, row, workdir or row_workdir(folder, row)) for job, row, workdir, folder in found]
+    return [Workdir(job, row, n, workdir or row_workdir(folder, row)) for job, row, n, workdir, folder in found]
 
 
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
