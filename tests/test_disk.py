@@ -275,7 +275,7 @@ def test_what_cannot_be_removed_is_put_aside_and_told(site, monkeypatch):
         os.close(data)
     assert not trash.has_work(site.engine.path), "it is not tried for ever"
     assert all(files(site.engine.path / one) == ["x.dat"] for one in trash.stuck(site.engine.path))
-    (found,) = site.engine.check()
+    (found,) = (one for one in site.engine.check() if "in the trash" in one.what)
     assert not found.fault and "2 directories in the trash could not be removed: data/.trash/stuck-" in found.what
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -34,7 +35,7 @@ class Hooked(ApplicationDefinition):
     transfers = {"kept": {"direction": "out", "local_path": "done.json", "required": False}}
 
     def postprocess(self):
-        Path("done.json").write_text('{"twice": %d}' % (2 * int(Path("raw").read_text())))
+        Path("done.json").write_text(json.dumps({"twice": 2 * int(Path("raw").read_text())}))
 
 
 class Python(ApplicationDefinition):
@@ -105,7 +106,7 @@ def test_a_processor_that_is_killed_loses_no_value(exctr, site, allocation):
     exctr.register_app(Hooked)
     ensemble = exctr.submit_sweep("Hooked", {"n": list(range(60))}, name="k", scratch=True)
     cursor, killed = site.engine.events("now").cursor, 0
-    while killed < 2 and not ensemble.counts()["FINISHED"] == 60:
+    while killed < 2 and ensemble.counts()["FINISHED"] != 60:
         cursor = site.engine.events(cursor, 1.0).cursor
         if site.engine.count(Query(states=("STAGED_OUT", "POSTPROCESSED", "JOB_FINISHED"))):
             for pid in processors(site.engine.path):

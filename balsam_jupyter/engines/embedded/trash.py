@@ -47,10 +47,12 @@ def place(site: Path) -> Path:
 def opened(site: Path) -> Iterator[int]:
     """A descriptor of the trash, which is made if need be."""
     there = place(site)
-    with contextlib.suppress(FileExistsError):
-        there.mkdir(mode=_LEAST)
     try:
-        fd = os.open(there, _FOLDER)
+        try:
+            fd = os.open(there, _FOLDER)
+        except FileNotFoundError:
+            there.mkdir(mode=_LEAST, exist_ok=True)
+            fd = os.open(there, _FOLDER)
     except OSError as error:
         raise SiteError(f"{there} must be a directory ({error.strerror}): remove what is there.") from None
     try:
@@ -101,7 +103,13 @@ def move(name: str, source: int, to: str, target: int) -> None:
 
 
 def discard(site: Path, folder: Path) -> None:
-    """Take a directory below ``data/`` out of sight, and have it removed in the background.
+    """Put a directory into the trash, and have it removed in the background. Raises as `put`."""
+    put(site, folder)
+    ensure(site)
+
+
+def put(site: Path, folder: Path) -> None:
+    """Put a directory below ``data/`` into the trash; who puts in the last of many calls `ensure`.
 
     One rename, whatever is in it; where nothing is there, nothing happens. If it is a symbolic link, the link goes.
 
@@ -129,12 +137,11 @@ def discard(site: Path, folder: Path) -> None:
         with opened(site) as trash:
             move(words[-1], above, fresh(), trash)
     except FileNotFoundError:
-        return
+        pass
     except OSError as error:
         raise SiteError(f"{folder} cannot be removed ({error.strerror}); remove it yourself.") from None
     finally:
         os.close(above)
-    ensure(site)
 
 
 def order(site: Path, jobs: Sequence[tuple[int, int]], keep: Collection[str]) -> str:

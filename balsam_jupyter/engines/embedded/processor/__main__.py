@@ -23,7 +23,7 @@ from typing import Any
 
 from ....errors import SiteError
 from ....models import AppRecord, JobRow, Query
-from .. import detached, processes
+from .. import detached, processes, trash
 from ..doorbell import Bell, Listener, runtime_folder
 from ..launcher.__main__ import forget_python_path
 from ..launcher.prepare import clean_environment
@@ -56,6 +56,7 @@ class Processor:
         self.posted: list[tuple[Step, Mapping[str, Any]]] = []
         self.active: dict[int, Hand] = {}
         self.stopping = ""
+        self.has_trash = False
         self.apps: dict[int, tuple[int, AppRecord]] = {}
         self.waker_in, self.waker_out = os.pipe()
         os.set_blocking(self.waker_in, False)
@@ -144,6 +145,9 @@ class Processor:
             with self.changed:
                 self.queue.extend(fresh)
                 self.changed.notify_all()
+        if self.has_trash:
+            self.has_trash = False
+            trash.ensure(self.site)
         if posted:
             self.bell.ring(but=self.ear)
         if any(step.let_go for step, _ in posted):

@@ -146,7 +146,8 @@ class Hand(threading.Thread):
             if theirs:
                 clean_up(self.workdir(row), ["**/*", *LOGS], theirs)
             else:
-                trash.discard(self.processor.site, self.workdir(row))
+                trash.put(self.processor.site, self.workdir(row))
+                self.processor.has_trash = True
         except (SiteError, OSError) as error:  # it has finished all the same
             log.error("job %d: %s", row.id, error)
 
