@@ -295,7 +295,7 @@ def sync_app(cls: type) -> int:
 _JOB_FIELDS = (
     "tags", "data", "num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "launch_params",
     "gpus_per_rank", "node_packing_count", "wall_time_min", "parent_ids", "transfers", "max_retries",
-    "on_parent_failure",
+    "on_parent_failure", "scratch",
 )  # fmt: skip
 
 

@@ -106,12 +106,24 @@ def parent_failure(choice: object) -> str:
     return str(choice)
 
 
+def is_scratch(scratch: object) -> bool:
+    """Whether a job's directory goes when it finishes well."""
+    if not isinstance(scratch, bool):
+        raise BadInput(f"scratch is True or False, not {scratch!r}.")
+    return scratch
+
+
 def job_common(
-    app: AppRecord, wants: Resources, tags: Mapping[str, str], max_retries: object, on_parent_failure: object
+    app: AppRecord,
+    wants: Resources,
+    tags: Mapping[str, str],
+    max_retries: object,
+    on_parent_failure: object,
+    scratch: object,
 ) -> JobCommon:
     """What the jobs of one submission share, checked."""
-    again, failure = retries(max_retries), parent_failure(on_parent_failure)
-    return JobCommon(app.id, app.version, wants, tags, max_retries=again, on_parent_failure=failure)
+    again, failure, goes = retries(max_retries), parent_failure(on_parent_failure), is_scratch(scratch)
+    return JobCommon(app.id, app.version, wants, tags, max_retries=again, on_parent_failure=failure, scratch=goes)
 
 
 def transfer_map(transfers: object) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from . import codec
 from .api_check import (
+    is_scratch,
     job_common,
     job_ids,
     json_map,
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 RESOURCE_FIELDS = tuple(Resources.__dataclass_fields__)
 LOG_TAIL = 10
 SETTABLE = ("USER_KILLED", "RESTART_READY")
-_TOO_LATE = ("app_id", "workdir", "parent_ids", "transfers", "max_retries", "on_parent_failure")
+_TOO_LATE = ("app_id", "workdir", "parent_ids", "transfers", "max_retries", "on_parent_failure", "scratch")
 J = TypeVar("J", bound="Job")
 
 
@@ -81,6 +82,8 @@ class Job(Model):
         How often it is run again by itself after a run that failed.
     on_parent_failure : {"fail", "wait"}
         When a parent ends FAILED or USER_KILLED: fail, too, or wait until somebody retries the parent.
+    scratch : bool
+        Remove its work directory, log and all, once it is JOB_FINISHED.
     site_name : str, optional
         The site, if not the one last opened.
     """
@@ -106,6 +109,7 @@ class Job(Model):
     transfers: Field[dict[str, str]] = Field()
     max_retries: Field[int] = Field()
     on_parent_failure: Field[str] = Field()
+    scratch: Field[bool] = Field()
     batch_job_id: Field[int | None] = Field()
     ensemble: Field[str | None] = Field()
     objects: ClassVar[JobManager]
@@ -130,6 +134,7 @@ class Job(Model):
         transfers: Mapping[str, Any] | None = None,
         max_retries: int = 0,
         on_parent_failure: str = "fail",
+        scratch: bool = False,
         site_name: str | None = None,
     ) -> None:
         super().__init__()
@@ -153,6 +158,7 @@ class Job(Model):
             transfers=transfer_map(transfers),
             max_retries=retries(max_retries),
             on_parent_failure=parent_failure(on_parent_failure),
+            scratch=is_scratch(scratch),
         )
 
     @classmethod
@@ -266,7 +272,7 @@ class Job(Model):
         """What the engine stores, checked; jobs with equal resources and tags share them."""
         tags, wants = text_map("tags", self.tags), self._resources()
         app = self._site.app(self.app_id)
-        common = job_common(app, wants, tags, self.max_retries, self.on_parent_failure)
+        common = job_common(app, wants, tags, self.max_retries, self.on_parent_failure, self.scratch)
         common = shared.setdefault(repr(common), common)
         parameters, folder = codec.encode(self._checked_parameters()), workdir_below(self.workdir)
         parents, files = job_ids(self.parent_ids), transfer_map(self.transfers)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from . import crate, results
 from .api import Site
 from .api_jobs import EVENTS_WAIT_S
 from .cost import Price, ensemble_cost
+from .disk import Cleaned, DiskUse, checked_globs
 from .errors import BadInput, NotFound, TimeoutExpired, nearest
 from .models import TASK_STATE, TERMINAL, EnsembleRecord, Query
 from .provenance import Provenance
@@ -147,6 +149,31 @@ class Ensemble:
                 )
         rows = results.ensemble_rows(self._site, self._record, ("JOB_FINISHED",))
         return results.extract(self._site, rows, outputs)
+
+    def disk(self) -> DiskUse:
+        """What its work directories hold: bytes and files in all, by name, and the largest rows."""
+        return self._site.engine.disk(self._query())
+
+    def clean(self, keep: Iterable[str]) -> Cleaned:
+        """Have all files of the rows that have finished removed, in the background, but for logs and what is kept.
+
+        Rows that failed, were killed or have not ended keep everything, and so does one that is run again meanwhile.
+        Values that are stored stay; `extract` finds only what is in the files that are left.
+
+        Parameters
+        ----------
+        keep : list of str
+            Patterns of files that stay, such as ``"*.json"`` (a name, at any depth) or ``"results/*"`` (a path). The
+            logs ``job.out``, ``job.err`` and ``balsam.log`` stay in any case; ``[]`` keeps nothing else.
+
+        Returns
+        -------
+        Cleaned
+            At once, with the number of `directories`; its `wait()` blocks until they have been cleaned.
+        """
+        globs = checked_globs(keep)
+        order, directories = self._site.engine.clean(self._query(), globs)
+        return Cleaned(partial(self._site.engine.cleaned, order), directories, globs)
 
     def kill(self, wait_time: float | None = 0.5) -> int:
         """End all tasks that have not ended; returns how many (without waiting for their end)."""

@@ -194,6 +194,7 @@ class BalsamExecutor:
         max_retries: int = 0,
         parent_ids: Any = (),
         on_parent_failure: str = "fail",
+        scratch: bool = False,
     ) -> BalsamTask:
         """Submit one task.
 
@@ -237,6 +238,8 @@ class BalsamExecutor:
             Tasks that must have finished before this one runs.
         on_parent_failure : {"fail", "wait"}
             When one of them fails or is killed: fail, too, or wait until somebody retries it.
+        scratch : bool
+            Remove the work directory, log and all, once the task has finished well and its outputs are stored.
 
         Returns
         -------
@@ -258,7 +261,7 @@ class BalsamExecutor:
         if app_args is not None and not isinstance(app_args, Mapping):
             raise BadInput(f"app_args is a mapping of the app's parameters such as {{'T': 300}}, not {app_args!r}.")
         parameters = codec.encode(check_parameters(app, app_args or {}))
-        common = job_common(app, wants, words, max_retries, on_parent_failure)
+        common = job_common(app, wants, words, max_retries, on_parent_failure, scratch)
         spec = JobSpec(common, parameters, folder, None, None, job_ids(parent_ids), transfer_map(transfers) or None)
         if dry_run:
             return unstored_task(self.site, app, folder, spec)
@@ -292,6 +295,7 @@ class BalsamExecutor:
         parent_ids: Any = (),
         on_parent_failure: str = "fail",
         max_node_hours: float | None = None,
+        scratch: bool = False,
     ) -> Ensemble:
         """Submit a task for each row of a sweep, in one step. Rows that the ensemble has already are kept.
 
@@ -306,7 +310,7 @@ class BalsamExecutor:
             same cell again finds the same ensemble.
         num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank, transfers, extra_args
             As in `submit`, for each task; so are `threads_per_rank` and `wall_time_min`.
-        max_retries, parent_ids, on_parent_failure
+        max_retries, parent_ids, on_parent_failure, scratch
             As in `submit`, for each task; they count for the rows that are new.
         tags : mapping
             For each task, beside ``workflow``, which is the ensemble's name.
@@ -328,7 +332,7 @@ class BalsamExecutor:
             num_procs, num_nodes, procs_per_node, max_tasks_per_node, machinefile, gpus_per_rank=gpus_per_rank,
             launch_params=extra_args, threads_per_rank=threads_per_rank, wall_time_min=wall_time_min,
         )  # fmt: skip
-        common = job_common(app, wants, text_map("tags", tags), max_retries, on_parent_failure)
+        common = job_common(app, wants, text_map("tags", tags), max_retries, on_parent_failure, scratch)
         files = transfer_map(transfers) or None
         agree = agreement(self.site, app, wants, max_node_hours)
         record, new = store_sweep(self.site, app, sweep, name, common, job_ids(parent_ids), files, agree)

@@ -27,7 +27,7 @@ JOB_COLUMNS: dict[str, str] = {
     "return_code": "int", "runtime_s": "float", "attempts": "int", "batch_job_id": "int", "app_version": "str",
     "submit_time": "time", "start_time": "time", "end_time": "time",
     **{name: "float" if name == "gpus_per_rank" else "int" for name in _RESOURCES}, "launch_params": "str",
-    "parent_ids": "str", "on_parent_failure": "str", "transfers": "str", "max_retries": "int",
+    "parent_ids": "str", "on_parent_failure": "str", "transfers": "str", "max_retries": "int", "scratch": "int",
 }  # fmt: skip
 EVENT_COLUMNS: dict[str, str] = {
     "seq": "int", "job_id": "int", "from_state": "str", "to_state": "str", "time": "time", "data": "str",
@@ -102,7 +102,7 @@ def _job(row: JobRow) -> tuple[Any, ...]:
         *(getattr(wants, name) for name in _RESOURCES),
         json.dumps(dict(wants.launch_params)) if wants.launch_params else None,
         json.dumps(row.parent_ids) if row.parent_ids else None, row.on_parent_failure,
-        json.dumps(row.transfers) if row.transfers else None, row.max_retries,
+        json.dumps(row.transfers) if row.transfers else None, row.max_retries, int(row.scratch),
     )  # fmt: skip
 
 

@@ -122,6 +122,8 @@ class JobCommon:
     """Automatic reruns of a job that fails."""
     on_parent_failure: str = "fail"
     """When a parent ends badly: ``"fail"`` too, or ``"wait"`` until somebody retries the parent."""
+    scratch: bool = False
+    """Whether a job's directory goes when it is JOB_FINISHED."""
 
 
 class JobSpec(NamedTuple):
@@ -188,6 +190,7 @@ class JobRow:
     transfers: dict[str, str] = field(default_factory=dict)
     max_retries: int = 0
     on_parent_failure: str = "fail"
+    scratch: bool = False
 
 
 _TWO_DOUBLES = struct.Struct("dd")

@@ -147,6 +147,9 @@ def extract(site: Site, rows: Iterable[JobRow], outputs: Mapping[str, str | Call
 
     def values() -> Iterator[tuple[int, str | bytes]]:
         for row in rows:
+            if row.scratch:  # there is nothing left to read, and what was read is stored
+                notes[row.row if row.row is not None else row.id] = "its directory is gone (scratch=True)"
+                continue
             found, note = read_outputs(data / row.workdir, outputs)
             if note:
                 notes[row.row if row.row is not None else row.id] = note

@@ -173,7 +173,7 @@ class BalsamTask:
 
     @property
     def workdir(self) -> str:
-        """The absolute path of the work directory."""
+        """The absolute path of the work directory; a scratch task's is gone once it has finished well."""
         return str(self._site.data_path / self._row.workdir)
 
     @property
@@ -307,6 +307,8 @@ class BalsamTask:
         """The text of a file in the work directory (`BadInput` if it is not there)."""
         if not self.file_exists_in_workdir(filename):
             why = "a dry run has no files" if self.dry_run else f"not in {self._row.workdir}"
+            if self._row.scratch and self.success and not self.dry_run:
+                why = "scratch=True: its directory was removed when it had finished well"
             raise BadInput(f"Task {self.name} has no file {filename!r} ({why}).")
         return self._site.engine.read_file(self.id, filename).decode("utf-8", "replace")
 
@@ -343,6 +345,7 @@ def unstored_task(site: Site, app: AppRecord, folder: str, spec: JobSpec) -> Bal
         app_version=app.version, submit_time=now, start_time=None, end_time=None, runtime_s=None, return_code=0,
         batch_job_id=None, attempts=0, data={}, value=None, error="", exception=None, parent_ids=spec.parents,
         transfers=dict(spec.transfers or {}), on_parent_failure=spec.common.on_parent_failure,
+        scratch=spec.common.scratch,
     )  # fmt: skip
     argv, env = site.engine.command(row)
     task = BalsamTask(row, site, None, shlex.join(argv), env)

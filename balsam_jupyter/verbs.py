@@ -51,6 +51,8 @@ def log_of(engine: Engine, job: JobRow, lines: int) -> str:
     end = engine.output(job.id, lines + len(error)).rstrip("\n")
     added = [line for line in error if line.strip() not in end]
     nothing = "(it has not run)" if not job.attempts else "(its log is empty)"
+    if job.scratch and job.state == "JOB_FINISHED":
+        nothing = "(a scratch task's directory, and its log with it, goes when it finishes well)"
     shown = [*(end.splitlines() or ([] if added else [nothing])), *added][-lines:]
     code = "" if job.return_code is None else f", return code {job.return_code}"
     return "\n".join([f"task {job.id} ({job.app_name}, {job.state}{code}) in {job.workdir}:", *shown])

@@ -61,3 +61,9 @@ def processors(site: os.PathLike[str] | str) -> list[int]:
     """Process ids of the site's processor: one at most."""
     wanted = ["balsam_jupyter.engines.embedded.processor", "--site", str(site)]
     return [pid for pid, words in _commands().items() if words[2:5] == wanted]
+
+
+def removers(site: os.PathLike[str] | str) -> list[int]:
+    """Process ids of the site's remover: one at most."""
+    wanted = ["balsam_jupyter.engines.embedded.remover", "--site", str(site)]
+    return [pid for pid, words in _commands().items() if words[2:5] == wanted and "python" in words[0]]

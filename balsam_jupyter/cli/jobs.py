@@ -217,6 +217,7 @@ def _step(one: dict[str, Any]) -> str:
     help="When a parent fails: fail, too, or wait until it is retried.",
 )  # fmt: skip
 @click.option("--max-retries", type=int, default=0, show_default=True, help="Run it again so often if it fails.")
+@click.option("--scratch", is_flag=True, help="Remove its directory once it has finished well.")
 @click.option("-s", "--stage-data", "transfers", multiple=True, metavar="SLOT=LOCATION:PATH", help="A file to bring.")
 @click.option("-y", "--yes", is_flag=True, hidden=True)  # Balsam asks; its scripts say -y
 @at_site

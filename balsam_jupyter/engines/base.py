@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..accounts import Agree, Load, Run, Usage
+from ..disk import DiskUse
 from ..models import (
     Allocation,
     AllocationRequest,
@@ -186,6 +187,18 @@ class Engine(Protocol):
     @property
     def service(self) -> Service:
         """The site's service."""
+
+    def disk(self, query: Query) -> DiskUse:
+        """What the jobs' work directories hold."""
+
+    def clean(self, query: Query, keep: Iterable[str]) -> tuple[str, int]:
+        """Have the files of the jobs that are JOB_FINISHED removed, in the background, but for logs and `keep`.
+
+        Returns the order's name, and how many directories it is about. A job that is run again by then is left alone.
+        """
+
+    def cleaned(self, order: str, timeout: float = 0.0) -> bool:
+        """Whether such an order has been carried out, within `timeout` seconds."""
 
     def check(self) -> list[Finding]:
         """What is wrong with the site, with what to do; an engine that cannot look raises `Unsupported`."""

@@ -27,8 +27,9 @@ from ...models import (
     Submitted,
     Vacuumed,
 )
-from . import files, foreground, scheduler, site, transfers, upkeep
+from . import files, foreground, scheduler, site, transfers, trash, upkeep
 from .accounts import SiteAccounts
+from .disk import DiskCalls
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
 from .launcher.prepare import Preparer, clean_environment, launch_words
@@ -43,7 +44,7 @@ from .store.schema import StoreBusy
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(DiskCalls):
     """Stores and runs jobs on this machine. See `engines.base.Engine` for what the calls do."""
 
     kind = "embedded"
@@ -85,14 +86,12 @@ class EmbeddedEngine:
             if not lenient:
                 raise
             settings, trouble = site.Settings(cores_per_node=site.usable_cores(), gpus_per_node=0), str(error)
-        record = SiteRecord(number, name, str(folder), settings.nodes, settings.cores_per_node, settings.gpus_per_node)
-        return cls(record, settings, trouble)
+        shape = settings.nodes, settings.cores_per_node, settings.gpus_per_node
+        return cls(SiteRecord(number, name, str(folder), *shape), settings, trouble)
 
     def sites(self) -> list[SiteRecord]:
-        return [
-            self.site if name == self.site.name else SiteRecord(number, name, str(folder))
-            for name, (number, folder) in site.known_sites().items()
-        ]
+        known = site.known_sites().items()
+        return [self.site if name == self.site.name else SiteRecord(n, name, str(at)) for name, (n, at) in known]
 
     # -- apps and jobs ------------------------------------------------------------------------------------
 
@@ -270,6 +269,7 @@ class EmbeddedEngine:
         if work.unclosed_sessions(self.store.con):
             self._recovery.sweep()
         ensure(self.path, self.store)
+        trash.ensure(self.path)
         if records.allocations(self.store.con, unended=True):
             ended = scheduler.reconcile(self.path, self.store)
             if self._start_waiting() or ended:

@@ -21,7 +21,7 @@ from ...codec import encode
 from . import processes
 from .doorbell import Bell
 from .journal import Journal, is_locked, read
-from .launcher.ending import handed_on, log_tail, settle_stage
+from .launcher.ending import READ_HERE, handed_on, log_tail, settle_stage
 from .launcher.placement import Place, place_file
 from .launcher.ranks import read_outcome, task_file
 from .launcher.reading import read_outputs
@@ -220,10 +220,12 @@ class Recovery:
             how = "killed" if killed else "timeout" if stopped else "error"
             tail = log_tail(folder / "job.err") or log_tail(folder / "job.out")
             error = error or tail or f"exit code {code}, and nothing in its log"
-            return end._replace(outcome=handed_on(record, how), error=error if how == "error" else "")
+            return end._replace(outcome=handed_on(record, how, job.scratch), error=error if how == "error" else "")
         if job.state != "RUN_DONE":
-            end = end._replace(outcome=handed_on(record, "finished"))
-        if end.outcome == "finished" and record.kind == "shell" and record.outputs:
+            end = end._replace(outcome=handed_on(record, "finished", job.scratch))
+        elif job.scratch:
+            end = end._replace(outcome="staged")
+        if end.outcome in READ_HERE and record.kind == "shell" and record.outputs:
             value, note = read_outputs(record, self.site / "data" / job.workdir)
             end = end._replace(value=value if value is not None else encode({}), error=note)
         return end

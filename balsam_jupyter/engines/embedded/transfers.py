@@ -15,6 +15,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from ...disk import LOGS
 from ...errors import BadInput, BalsamJupyterError, listing, nearest
 
 _CHUNK = 4 << 20
@@ -236,8 +237,6 @@ def _link(to: str, target: Path) -> None:
 
 # -- cleaning up ------------------------------------------------------------------------------------------------------
 
-_LOGS = ("job.out", "job.err", "balsam.log")
-
 
 def clean_up(workdir: Path, globs: list[str], others: Collection[str] = ()) -> None:
     """Remove the files the globs match below `workdir`; logs only where one is named exactly.
@@ -249,7 +248,7 @@ def clean_up(workdir: Path, globs: list[str], others: Collection[str] = ()) -> N
     for glob in globs:
         for path in list(workdir.glob(glob)):
             inside = path.parent.resolve()
-            named = path.name not in _LOGS or glob == path.name
+            named = path.name not in LOGS or glob == path.name
             ours = top in (inside, *inside.parents) and spared.isdisjoint((inside, *inside.parents))
             if ours and named and (path.is_symlink() or path.is_file()):
                 path.unlink(missing_ok=True)

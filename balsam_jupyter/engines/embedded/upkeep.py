@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...errors import SiteError, listing
 from ...models import Finding, Vacuumed
-from . import scheduler
+from . import scheduler, trash
 from .sessions import session_folder, try_lock
 from .site import Settings
 from .store import Store
@@ -52,6 +52,9 @@ def check(site: Path, store: Store) -> list[Finding]:
     if orphans:
         what = f"{_many(len(orphans), 'directory')} in data/ belong to no job: {listing(orphans, _SHOWN)}"
         found.append(Finding(what, "their jobs were deleted; remove what you do not need", fault=False))
+    if stuck := trash.stuck(site):
+        what = f"{_many(len(stuck), 'directory')} in the trash could not be removed: {listing(stuck, _SHOWN)}"
+        found.append(Finding(what, "log/remover.log says why; remove what you do not need", fault=False))
     parts = list(_parts(site, store))
     if parts:
         what = f"{_many(len(parts), 'file')} of ended jobs were not transferred whole: {listing(parts, _SHOWN)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .pilot import Pilot
 
 _DEAF_S = 2.0  # a slot process that has not told of a task's end by then is itself stopped, or hangs
+READ_HERE = ("finished", "staged")
+"""Outcomes after which the launcher reads a command's outputs itself."""
 _RETIRED = 83  # a worker's exit code; see there
 
 
@@ -37,13 +40,15 @@ def log_tail(path: Path, lines: int = 10, most: int = 8192) -> str:
         return ""
 
 
-def handed_on(record: AppRecord, outcome: str) -> str:
-    """The outcome as the store is told it: where the app has a hook, transfers or clean-up, the processor goes on."""
-    if not (record.hooks or record.transfers or record.cleanup_files):
-        return outcome
+def handed_on(record: AppRecord, outcome: str, scratch: bool) -> str:
+    """The outcome as the store is told it: where the app has a hook, transfers or clean-up, the processor goes on.
+
+    It also removes the directory of a scratch job, once what the job yields is stored.
+    """
     if outcome == "finished":
         out = any(slot["direction"] == "out" for slot in record.transfers.values())
-        return "ran" if out or record.cleanup_files or "postprocess" in record.hooks else outcome
+        more = out or record.cleanup_files or "postprocess" in record.hooks
+        return "ran" if more else "staged" if scratch else outcome
     if outcome == "error" and "handle_error" in record.hooks:
         return "erred"
     return "timed" if outcome == "timeout" and "handle_timeout" in record.hooks else outcome
@@ -102,7 +107,7 @@ class Endings:
                 threading.Thread(target=self._end_ranks, args=(end.job_id,), daemon=True).start()
             else:
                 self.tell(end)
-        elif outcome is None and job.app is not None and job.app.record.outputs and end.outcome == "finished":
+        elif outcome is None and job.app is not None and job.app.record.outputs and end.outcome in READ_HERE:
             self.read_outputs(job, end)
         else:
             self.tell(end)
@@ -130,7 +135,7 @@ class Endings:
                 continue
             assert job.app is not None
             record = job.app.record
-            if record.hooks or record.transfers or record.cleanup_files:
+            if record.hooks or record.transfers or record.cleanup_files or self._leaves_scratch(job):
                 job.line.ran(runtime)
                 self.ended(job, 0, began, runtime, (value, "", None, ""))
                 continue
@@ -162,7 +167,11 @@ class Endings:
         self.tell(End(job.work.id, outcome, job.state, time.time(), 0.0, None, None, why, None, self._version(job)))
 
     def _handed_on(self, job: Job, outcome: str) -> str:
-        return handed_on(job.app.record, outcome) if job.app is not None else outcome
+        return handed_on(job.app.record, outcome, job.work.scratch) if job.app is not None else outcome
+
+    def _leaves_scratch(self, job: Job) -> bool:
+        """Whether there is a directory to remove: a Python task that wrote nothing has none."""
+        return job.work.scratch and os.path.lexists(f"{self.pilot.site}/data/{job.work.workdir}")
 
     def _version(self, job: Job) -> str | None:
         return job.app.record.version if job.app is not None else None

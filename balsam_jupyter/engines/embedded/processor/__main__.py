@@ -23,7 +23,7 @@ from typing import Any
 
 from ....errors import SiteError
 from ....models import AppRecord, JobRow, Query
-from .. import processes
+from .. import detached, processes, trash
 from ..doorbell import Bell, Listener, runtime_folder
 from ..launcher.__main__ import forget_python_path
 from ..launcher.prepare import clean_environment
@@ -34,7 +34,6 @@ from ..store.flow import Step
 from ..store.schema import StoreBusy
 from ..store.work import Fenced
 from .hand import Hand
-from .start import LOCK_VARIABLE
 
 log = logging.getLogger("balsam_jupyter.processor")
 
@@ -57,6 +56,7 @@ class Processor:
         self.posted: list[tuple[Step, Mapping[str, Any]]] = []
         self.active: dict[int, Hand] = {}
         self.stopping = ""
+        self.has_trash = False
         self.apps: dict[int, tuple[int, AppRecord]] = {}
         self.waker_in, self.waker_out = os.pipe()
         os.set_blocking(self.waker_in, False)
@@ -145,8 +145,13 @@ class Processor:
             with self.changed:
                 self.queue.extend(fresh)
                 self.changed.notify_all()
+        if self.has_trash:
+            self.has_trash = False
+            trash.ensure(self.site)
         if posted:
             self.bell.ring(but=self.ear)
+        if any(step.let_go for step, _ in posted):
+            self.wake()
         return True
 
     def app(self, app_id: int) -> AppRecord:
@@ -197,9 +202,7 @@ def main() -> int:
     parser.add_argument("--site", type=Path, required=True)
     site = parser.parse_args().site
     forget_python_path()
-    inherited = os.environ.pop(LOCK_VARIABLE, "")
-    if inherited:
-        os.set_inheritable(int(inherited), False)  # held by this process, not by its hooks
+    detached.inherited_lock()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(message)s", stream=sys.stderr)
     store = Store(site / "balsam.db")
     try:

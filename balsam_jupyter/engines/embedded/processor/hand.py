@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ....disk import LOGS
 from ....errors import SiteError
 from ....models import AppRecord, JobRow, Resources
-from .. import processes
+from .. import processes, trash
 from ..site import Settings
 from ..store import jobs
 from ..store.flow import DUE_STATES, Step
@@ -92,19 +93,28 @@ class Hand(threading.Thread):
             self.drop_host()  # it was ended, or is about to
 
     def carry(self, row: JobRow, app: AppRecord) -> None:
-        """Through all stages up to the next run, or the end."""
+        """Through all stages up to the next run, or the end.
+
+        Files are removed only when all that was read from them is stored: a job that has posted something is let go
+        before that, and taken again from the store.
+        """
         self.reached = row.state
         path = [row.state]
+        posted = False
         while path[-1] in DUE_STATES:
             done = self.stage(path[-1], row, app)
             if self.killed.is_set():
                 raise Stopped
             path.append(done.state)
-            if done.worked or done.state not in DUE_STATES:
-                step = Step(row.id, tuple(path), done.changes, done.note, done.auto)
+            removal = done.state == "STAGED_OUT" and bool(row.scratch or app.cleanup_files)
+            later = removal and (posted or done.worked)
+            if done.worked or done.state not in DUE_STATES or later:
+                step = Step(row.id, tuple(path), done.changes, done.note, done.auto, later)
                 self.processor.post(step, done.edits)
-                self.reached = done.state
+                self.reached, posted = done.state, True
                 path = [done.state]
+            if later:
+                return
 
     def stage(self, state: str, row: JobRow, app: AppRecord) -> Done:
         """Do what a job in this state waits for."""
@@ -116,6 +126,8 @@ class Hand(threading.Thread):
             if app.cleanup_files:
                 theirs = jobs.workdirs_below(self.processor.store.con, row.workdir)
                 clean_up(self.workdir(row), app.cleanup_files, theirs)
+            if row.scratch:
+                self.discard(row)
             return Done("JOB_FINISHED")
         hook, following, others = _HOOK[state]
         if hook in app.hooks or (hook == "preprocess" and "shell_preamble" in app.hooks):
@@ -126,6 +138,18 @@ class Hand(threading.Thread):
         if done.state == "POSTPROCESSED" and app.outputs and reads:
             done = self.read_outputs(done, row, app)
         return done
+
+    def discard(self, row: JobRow) -> None:
+        """Remove a scratch job's directory, or what in it is not another job's."""
+        theirs = jobs.workdirs_below(self.processor.store.con, row.workdir)
+        try:
+            if theirs:
+                clean_up(self.workdir(row), ["**/*", *LOGS], theirs)
+            else:
+                trash.put(self.processor.site, self.workdir(row))
+                self.processor.has_trash = True
+        except (SiteError, OSError) as error:  # it has finished all the same
+            log.error("job %d: %s", row.id, error)
 
     def workdir(self, row: JobRow) -> Path:
         return self.processor.site / "data" / row.workdir

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 FOLDER_SIZE = 5000
+TRASH = ".trash"
+"""In ``data/``, for what is to be removed; no job works there."""
 
 
 def row_workdir(folder: str, row: int) -> str:

@@ -173,7 +173,7 @@ class Step(NamedTuple):
     """States a job passed by what the processor did; `path` begins with the state left.
 
     `changes` are new values of columns of job, `note` the event's data. With `auto`, a job that reached FAILED runs
-    again if it has an automatic retry left.
+    again if it has an automatic retry left. With `let_go`, the job is to be taken again from the store.
     """
 
     job_id: int
@@ -181,6 +181,7 @@ class Step(NamedTuple):
     changes: Mapping[str, Any] = {}
     note: Mapping[str, Any] = {}
     auto: bool = False
+    let_go: bool = False
 
 
 def any_due(con: sqlite3.Connection) -> bool:
@@ -261,6 +262,8 @@ def commit_steps(con: sqlite3.Connection, session: int, steps: Iterable[Step]) -
         changes = {"deaths": 0, **step.changes}  # it got on, so nothing died of it
         if path[-1] not in DUE_STATES:
             changes |= {"session_id": None, "kill_wait": None}
+        elif step.let_go:
+            changes["session_id"] = None
         if path[-1] in ("JOB_FINISHED", "FAILED", "USER_KILLED"):
             changes["end_time"] = now
             over.append(step.job_id)

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....errors import BadInput
 from ....models import JobRow, Query, Resources
@@ -29,6 +29,44 @@ def workdirs_below(con: sqlite3.Connection, workdir: str) -> set[str]:
         elif top.startswith(f"{workdir}/"):
             below.add(top)
     return {name.removeprefix(f"{workdir}/") for name in below}
+
+
+class Whereabouts(NamedTuple):
+    """Where a job works, and whether it is done with that."""
+
+    state: str
+    attempts: int
+    workdir: str
+
+
+def whereabouts(con: sqlite3.Connection, job: int) -> Whereabouts | None:
+    """Of one job, as it is now; None if it was deleted."""
+    found = con.execute(
+        """SELECT state, attempts, workdir, folder, row FROM job LEFT JOIN ensemble ON ensemble.id = ensemble_id
+           WHERE job.id = ?""",
+        (job,),
+    ).fetchone()
+    return None if found is None else Whereabouts(found[0], found[1], found[2] or row_workdir(*found[3:]))
+
+
+class Workdir(NamedTuple):
+    """A job's directory; `attempts` tells one run of it from the next."""
+
+    job_id: int
+    row: int | None
+    attempts: int
+    workdir: str
+
+
+def workdirs(con: sqlite3.Connection, query: Query) -> list[Workdir]:
+    """The directory of each job a query names, whether or not it is there."""
+    condition, arguments = where(query)
+    found = con.execute(
+        f"""SELECT job.id, row, attempts, workdir, folder FROM job LEFT JOIN ensemble ON ensemble.id = ensemble_id
+            WHERE {condition} ORDER BY job.id""",
+        arguments,
+    ).fetchall()
+    return [Workdir(job, row, n, workdir or row_workdir(folder, row)) for job, row, n, workdir, folder in found]
 
 
 _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
@@ -131,7 +169,7 @@ def _job(row: tuple[Any, ...], shared: dict[tuple[str, str], tuple[Resources, di
         generation or 1, number, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
         json.loads(data) if data else {}, value, error or "", exception,
         tuple(map(int, parents.split(","))) if parents else (), json.loads(transfers) if transfers else {},
-        said.get("max_retries", 0), said.get("on_parent_failure", "fail"),
+        said.get("max_retries", 0), said.get("on_parent_failure", "fail"), said.get("scratch", False),
     )  # fmt: skip
 
 

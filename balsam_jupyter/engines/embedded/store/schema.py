@@ -76,7 +76,7 @@ CREATE TABLE shape(id INTEGER PRIMARY KEY, resources TEXT NOT NULL UNIQUE);
 INSERT INTO shape(resources) SELECT DISTINCT resources FROM spec;
 ALTER TABLE spec ADD COLUMN shape_id INTEGER;
 UPDATE spec SET shape_id = (SELECT id FROM shape WHERE shape.resources = spec.resources);
--- JSON: max_retries, on_parent_failure.
+-- JSON: max_retries, on_parent_failure, scratch.
 ALTER TABLE spec ADD COLUMN options TEXT NOT NULL DEFAULT '{{}}';
 ALTER TABLE job ADD COLUMN shape_id INTEGER;
 UPDATE job SET shape_id = (SELECT shape_id FROM spec WHERE spec.id = job.spec_id);

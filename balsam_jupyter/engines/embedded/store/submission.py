@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ....errors import BadInput, NotFound
 from ....models import TERMINAL, JobCommon, JobSpec, Submitted
 from . import flow
-from .directories import row_of
+from .directories import TRASH, row_of
 
 CHUNK = 1000
 _AT_ONCE = 200  # rows of one statement; more make it no faster
@@ -196,6 +196,8 @@ def _intern(con: sqlite3.Connection, common: JobCommon) -> tuple[Spec, int | Non
         options["max_retries"] = common.max_retries
     if common.on_parent_failure != "fail":
         options["on_parent_failure"] = common.on_parent_failure
+    if common.scratch:
+        options["scratch"] = True
     stored = intern_spec(
         con,
         common.app_id,
@@ -241,6 +243,8 @@ def _free_workdir(con: sqlite3.Connection, wanted: str) -> str:
     """The name wanted, or the next free ``.2``, ``.3`` … where an ended job holds it."""
     if wanted.startswith("/") or ".." in wanted.split("/"):
         raise BadInput(f"workdir {wanted!r} must be a relative path without '..'; it is below the site's data folder.")
+    if wanted.split("/")[0] == TRASH:
+        raise BadInput(f"workdir {wanted!r} would be in the site's trash; choose another.")
     name, number = wanted, 1
     row = row_of(wanted)
     if row and (found := con.execute("SELECT name FROM ensemble WHERE folder = ?", row[:1]).fetchone()):

@@ -18,9 +18,10 @@ from .schema import READY
 _RAN = "RUNNING>RUN_DONE>POSTPROCESSED>STAGED_OUT>JOB_FINISHED"
 _PATHS = {
     # Outcome of a run: the states passed, the first being RUNNING. "done" is for the session itself to complete (it
-    # reads the outputs), "ran", "erred" and "timed" are for the processor (postprocess and transfers, handle_error,
-    # handle_timeout).
+    # reads the outputs), "ran", "erred", "timed" and "staged" are for the processor (postprocess and transfers,
+    # handle_error, handle_timeout, removing a scratch directory).
     "finished": _RAN,
+    "staged": "RUNNING>RUN_DONE>POSTPROCESSED>STAGED_OUT",
     "done": "RUNNING>RUN_DONE",
     "ran": "RUNNING>RUN_DONE",
     "erred": "RUNNING>RUN_ERROR",
@@ -30,7 +31,7 @@ _PATHS = {
     "killed": "RUNNING>USER_KILLED",
     "died": "RUNNING>RUN_TIMEOUT>RESTART_READY",
 }
-_LAST = frozenset({"finished", "done", "killed"})
+_LAST = frozenset({"finished", "staged", "done", "killed"})
 MOST_DEATHS = flow.MOST_DEATHS
 _DIED = f"its launcher died {MOST_DEATHS} times while this task ran; find what kills it (memory?), then retry it"
 
@@ -55,6 +56,8 @@ class Work(NamedTuple):
     """It is of no ensemble, and its directory was named for it."""
     preamble: str | None = None
     """What the app's `shell_preamble` gave for this job, as a JSON list of lines."""
+    scratch: bool = False
+    """Its directory goes when it has finished."""
 
 
 class End(NamedTuple):
@@ -233,19 +236,21 @@ def held(con: sqlite3.Connection, session: int) -> list[tuple[Work, float | None
 
 
 def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
-    apps = dict(
-        con.execute(
-            "SELECT id, app_id FROM spec WHERE id IN (SELECT value FROM json_each(?))",
+    specs = {
+        spec: shared
+        for spec, *shared in con.execute(
+            """SELECT id, app_id, coalesce(json_extract(options, '$.scratch'), 0) FROM spec
+               WHERE id IN (SELECT value FROM json_each(?))""",
             (json.dumps([*{r[1] for r in rows}]),),
         )
-    )
+    }
     wanted = json.dumps([*{row[2] for row in rows if row[2] is not None}])
     found = con.execute("SELECT id, folder FROM ensemble WHERE id IN (SELECT value FROM json_each(?))", (wanted,))
     folders = dict(found)
     return sorted(
         Work(
             job,
-            apps[spec],
+            specs[spec][0],
             spec,
             state,
             parameters,
@@ -254,6 +259,7 @@ def _work(con: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> list[Work]:
             data,
             ensemble is None,
             preamble,
+            bool(specs[spec][1]),
         )
         for job, spec, ensemble, row, state, parameters, workdir, attempt, data, preamble in rows
     )
