@@ -14,7 +14,7 @@ from ....models import JobRow, Query, Resources
 from . import flow
 from .directories import FOLDER_SIZE, row_of, row_workdir
 from .schema import ENSEMBLE
-from .submission import intern_spec
+from .submission import add_event, intern_spec
 
 
 def workdirs_below(con: sqlite3.Connection, workdir: str) -> set[str]:
@@ -35,7 +35,8 @@ _COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.work
     ensemble.name, ensemble.generation, ensemble.folder, job.row, job.app_version, job.submit_time,
     job.start_time, job.end_time, job.runtime_s, job.return_code, job.batch_job_id, job.attempts,
     job.data, job.value, job.error, job.exception,
-    job.transfers, spec.options, (SELECT group_concat(parent_id) FROM dependency WHERE child_id = job.id)"""
+    job.transfers, spec.options"""
+_PARENTS = "(SELECT group_concat(parent_id) FROM dependency WHERE child_id = job.id)"
 _FROM = """job JOIN spec ON spec.id = job.spec_id JOIN app ON app.id = spec.app_id
     LEFT JOIN ensemble ON ensemble.id = job.ensemble_id"""
 _ORDERS = {
@@ -107,10 +108,11 @@ def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
         else f" LIMIT {-1 if query.limit is None else query.limit} OFFSET {query.offset}"
     )
     shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]] = {}
+    parents = _PARENTS if flow.any_dependency(con) else "NULL"  # a look for each job would cost a fifth of all
     return [
         _job(row, shared)
         for row in con.execute(
-            f"SELECT {_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY {order}{page}", arguments
+            f"SELECT {_COLUMNS}, {parents} FROM {_FROM} WHERE {condition} ORDER BY {order}{page}", arguments
         ).fetchall()
     ]
 
@@ -209,7 +211,7 @@ def _move(con: sqlite3.Connection, condition: str, arguments: list[Any], state: 
 
 def edit(con: sqlite3.Connection, ids: Iterable[int], changes: Mapping[str, Any], session: int | None = None) -> int:
     """Change jobs that nobody but this session holds: tags, data, parameters, resources."""
-    changed = 0
+    touched: list[int] = []
     for job_id in ids:
         found = con.execute(
             """SELECT spec.app_id, resources, tags, options FROM job JOIN spec ON spec.id = spec_id
@@ -229,8 +231,10 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: Mapping[str, Any]
             con.execute("UPDATE job SET data = ? WHERE id = ?", (json.dumps(changes["data"]), job_id))
         if "parameters" in changes:
             con.execute("UPDATE job SET parameters = ? WHERE id = ?", (changes["parameters"], job_id))
-        changed += 1
-    return changed
+        touched.append(job_id)
+    if session is None:  # else the step of whoever holds the job tells of it
+        touch(con, touched)
+    return len(touched)
 
 
 def delete(con: sqlite3.Connection, query: Query) -> int:
@@ -256,5 +260,33 @@ def delete(con: sqlite3.Connection, query: Query) -> int:
     return deleted
 
 
+def preamble(con: sqlite3.Connection, job: int) -> list[str]:
+    """The lines that the app's `shell_preamble` gave for this job alone."""
+    found = con.execute("SELECT preamble FROM job WHERE id = ?", (job,)).fetchone()
+    lines: list[str] = json.loads(found[0]) if found and found[0] else []
+    return lines
+
+
 def set_values(con: sqlite3.Connection, values: Iterable[tuple[int, str | bytes]]) -> None:
-    con.executemany("UPDATE job SET value = ? WHERE id = ?", ((value, job_id) for job_id, value in values))
+    given = list(values)
+    con.executemany("UPDATE job SET value = ? WHERE id = ?", ((value, job_id) for job_id, value in given))
+    touch(con, (job_id for job_id, _ in given))
+
+
+def touch(con: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Tell those who keep a copy that something other than the state of these jobs changed.
+
+    The path of such an event is the one state they are in; neighbours in the same state share it.
+    """
+    rows = con.execute(
+        "SELECT id, state FROM job WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps([*ids]),)
+    )
+    now = time.time()
+    runs: list[tuple[int, int, str]] = []
+    for job_id, state in rows.fetchall():
+        if runs and runs[-1][1:] == (job_id - 1, state):
+            runs[-1] = runs[-1][0], job_id, state
+        else:
+            runs.append((job_id, job_id, state))
+    for first, last, state in runs:
+        add_event(con, first, last, state, now, now)
