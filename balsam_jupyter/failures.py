@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, overload
 from .api import Site
 from .errors import BalsamJupyterError, ExecutorException
 from .models import EnsembleRecord, JobRow, Query
-from .verbs import log_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from .engines.base import Engine
 
 SHOWN = 10
 """Groups that a text or a page shows; the others are counted."""
@@ -233,6 +234,18 @@ class Failures(Sequence[FailureGroup]):
     def _repr_html_(self) -> str:
         groups = "".join(group._repr_html_() for group in self.groups[:SHOWN])
         return f"<div><b>{escape(self.title)}</b>{groups}<div>{escape(self._left_out())}</div></div>"
+
+
+def log_of(engine: Engine, job: JobRow, lines: int) -> str:
+    """A head, and the last `lines` lines of a task's log and of what its error adds to the log."""
+    error = [line for line in job.error.splitlines() if line.strip()]
+    # An error is often the end of the log, and longer than what is asked for.
+    end = engine.output(job.id, lines + len(error)).rstrip("\n")
+    added = [line for line in error if line.strip() not in end]
+    nothing = "(it has not run)" if not job.attempts else "(its log is empty)"
+    shown = [*(end.splitlines() or ([] if added else [nothing])), *added][-lines:]
+    code = "" if job.return_code is None else f", return code {job.return_code}"
+    return "\n".join([f"task {job.id} ({job.app_name}, {job.state}{code}) in {job.workdir}:", *shown])
 
 
 def _remembered(function: Callable[[str], str]) -> Callable[[str], str]:
