@@ -22,6 +22,7 @@ OWN_COLUMNS = ("row", "task", "state", "return_code", "runtime_s", "error", "wor
 ERROR_LINES, ERROR_LENGTH = 3, 500
 """How much of an error a table shows: its last lines, and of these at most so many characters."""
 _PAGE = 25_000
+_COMPARED = frozenset({bool, int, float, str, type(None)})
 _MOST_EVENTS = 5_000  # with more, reading all rows again costs less than finding out which
 _MOST_ROWS = 500_000  # in all the tables kept; the one used last is kept whatever its size
 
@@ -55,7 +56,10 @@ class Column:
 
     def put(self, at: int, cell: Any) -> None:
         """Replace a cell."""
-        self.types[type(self.cells[at])] -= 1
+        before = self.cells[at]
+        if type(cell) is type(before) and type(cell) in _COMPARED and cell == before:
+            return
+        self.types[type(before)] -= 1
         self.types[type(cell)] += 1
         self.cells[at] = cell
         self.changed.add(at)

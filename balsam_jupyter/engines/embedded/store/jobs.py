@@ -62,7 +62,8 @@ def where(query: Query) -> tuple[str, list[Any]]:
     if query.states is not None:
         add("job.state IN (SELECT value FROM json_each(?))", json.dumps(list(query.states)))
     if query.ensemble is not None:
-        add(f"job.ensemble_id = ({ENSEMBLE})", query.ensemble, query.generation)
+        column = "job.ensemble_id" if query.ids is None else "+job.ensemble_id"  # ids find the rows, not this index
+        add(f"{column} = ({ENSEMBLE})", query.ensemble, query.generation)
     if query.app_name is not None:
         add(
             "job.spec_id IN (SELECT spec.id FROM spec JOIN app ON app.id = spec.app_id WHERE app.name = ?)",
