@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Ensemble, Site, codec, open_site
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Ensemble, Site, codec, open_site, tables
 from balsam_jupyter.errors import BadInput, ExecutorException
 from balsam_jupyter.models import Query
 from balsam_jupyter.tables import ERROR_LENGTH, last_lines
@@ -315,6 +315,15 @@ def test_threads_share_a_table(exctr: BalsamExecutor, site: Site) -> None:
     for thread in threads:
         thread.join()
     assert not wrong and same(ens)["state"].tolist().count("USER_KILLED") == 100
+
+
+def test_tables_are_kept_within_bounds(exctr: BalsamExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MOST_ROWS", 10)
+    handles = [exctr.submit_sweep("Takes", {"x": list(range(size))}, name=f"n{size}") for size in (4, 5, 6)]
+    for ens in [*handles, *handles]:
+        assert len(ens.to_dataframe()) == len(ens)
+        assert sum(map(len, exctr._follower.tables._kept.values())) <= 10
+    assert [name for name, _ in exctr._follower.tables._kept] == ["n6"]
 
 
 def test_the_end_of_an_error() -> None:

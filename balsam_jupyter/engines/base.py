@@ -88,7 +88,8 @@ class Engine(Protocol):
     def events(self, after: str, timeout: float = 0.0, limit: int = 10_000) -> Events:
         """State changes since the cursor `after` ("" is the beginning, "now" is from here on).
 
-        Returns at the first change or after `timeout` seconds.
+        Changes of values, parameters, tags and the like are among them, with a path of one state. Returns at the first
+        change or after `timeout` seconds.
         """
 
     def history(self, ids: Iterable[int]) -> list[EventRow]:

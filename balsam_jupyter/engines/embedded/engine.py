@@ -355,7 +355,9 @@ class EmbeddedEngine:
         return byhand.command(self, job)
 
     def try_job(self, job_id: int, folder: Path, output: int, show: Callable[[str], None]) -> int:
-        return byhand.run(self, self._job(job_id), folder, output, show)
+        job = self._job(job_id)
+        self._check(job.resources)
+        return byhand.run(self, job, folder, output, show)
 
     def hooks(self) -> list[HookRun]:
         return underway.site_hooks(self.path, self.store)
