@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....errors import BadInput
 from ....models import JobRow, Query, Resources
@@ -31,14 +31,9 @@ def workdirs_below(con: sqlite3.Connection, workdir: str) -> set[str]:
     return {name.removeprefix(f"{workdir}/") for name in below}
 
 
-_COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
-    ensemble.name, ensemble.generation, ensemble.folder, job.row, job.app_version, job.submit_time,
-    job.start_time, job.end_time, job.runtime_s, job.return_code, job.batch_job_id, job.attempts,
-    job.data, job.value, job.error, job.exception,
-    job.transfers, spec.options"""
+_COLUMNS = """spec_id, ensemble_id, id, state, parameters, workdir, row, app_version, submit_time, start_time,
+    end_time, runtime_s, return_code, batch_job_id, attempts, data, value, error, exception, transfers"""
 _PARENTS = "(SELECT group_concat(parent_id) FROM dependency WHERE child_id = job.id)"
-_FROM = """job JOIN spec ON spec.id = job.spec_id JOIN app ON app.id = spec.app_id
-    LEFT JOIN ensemble ON ensemble.id = job.ensemble_id"""
 _ORDERS = {
     name: f"job.{name}"
     for name in ("id", "state", "workdir", "row", "submit_time", "start_time", "end_time", "runtime_s", "return_code")
@@ -108,33 +103,66 @@ def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
         if query.limit is None and not query.offset
         else f" LIMIT {-1 if query.limit is None else query.limit} OFFSET {query.offset}"
     )
-    shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]] = {}
-    parents = _PARENTS if flow.any_dependency(con) else "NULL"  # a look for each job would cost a fifth of all
-    return [
-        _job(row, shared)
-        for row in con.execute(
-            f"SELECT {_COLUMNS}, {parents} FROM {_FROM} WHERE {condition} ORDER BY {order}{page}", arguments
-        ).fetchall()
-    ]
+    parents = _PARENTS if flow.any_dependency(con) else "NULL"
+    rows = con.execute(
+        f"SELECT {_COLUMNS}, {parents} FROM job WHERE {condition} ORDER BY {order}{page}", arguments
+    ).fetchall()
+    # What many jobs share is read and parsed once; joined to each of them it would cost more than all the rest.
+    specs = _specs(con, {row[0] for row in rows})
+    ensembles = _ensembles(con, {row[1] for row in rows})
+    # One whose spec is gone is a fault that `site check` tells of.
+    return [_job(specs[row[0]], ensembles[row[1]], *row[2:]) for row in rows if row[0] in specs]
 
 
-def _job(row: tuple[Any, ...], shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]]) -> JobRow:
-    id_, app_id, app_name, state, parameters, workdir, resources, tags, *rest = row
-    ensemble, generation, folder, number, *rest = rest
-    if (resources, tags) not in shared:  # parsed once for all the jobs of a submission
-        shared[resources, tags] = Resources(**json.loads(resources)), json.loads(tags)
-    common_resources, common_tags = shared[resources, tags]
+class _Spec(NamedTuple):
+    app_id: int
+    app_name: str
+    resources: Resources
+    tags: dict[str, str]
+    max_retries: int
+    on_parent_failure: str
+
+
+def _specs(con: sqlite3.Connection, ids: Iterable[int]) -> dict[int, _Spec]:
+    found = con.execute(
+        """SELECT spec.id, app_id, name, resources, tags, options FROM spec JOIN app ON app.id = app_id
+           WHERE spec.id IN (SELECT value FROM json_each(?))""",
+        (json.dumps([*ids]),),
+    )
+    specs = {}
+    for spec_id, app_id, name, resources, tags, options in found:
+        said = json.loads(options)
+        asked = Resources(**json.loads(resources)), json.loads(tags)
+        retries, fate = said.get("max_retries", 0), said.get("on_parent_failure", "fail")
+        specs[spec_id] = _Spec(app_id, name, *asked, retries, fate)
+    return specs
+
+
+def _ensembles(con: sqlite3.Connection, ids: Iterable[int | None]) -> dict[int | None, tuple[str | None, int, str]]:
+    """Name, generation and folder; those of a job in no ensemble are under None."""
+    found = con.execute(
+        "SELECT id, name, generation, folder FROM ensemble WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps([*ids]),),
+    )
+    return {None: (None, 1, ""), **{number: (name, generation, folder) for number, name, generation, folder in found}}
+
+
+def _job(
+    spec: _Spec, ensemble: tuple[str | None, int, str], id_: int, state: str, parameters: str | bytes,
+    workdir: str | None, row: int | None, version: str, submitted: float, started: float | None, ended: float | None,
+    runtime: float | None, code: int | None, batch_job_id: int | None, attempts: int, data: str | None,
+    value: str | bytes | None, error: str | None, exception: bytes | None, transfers: str | None, parents: str | None,
+) -> JobRow:  # fmt: skip
+    name, generation, folder = ensemble
     if workdir is None:
-        workdir = row_workdir(folder, number)
-    version, submitted, started, ended, runtime, code, batch_job_id, attempts, data, value, error, *rest = rest
-    exception, transfers, options, parents = rest
-    said = json.loads(options) if options != "{}" else {}
+        assert row is not None
+        workdir = row_workdir(folder, row)
     return JobRow(
-        id_, app_id, app_name, state, parameters, workdir, common_resources, dict(common_tags), ensemble,
-        generation or 1, number, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
+        id_, spec.app_id, spec.app_name, state, parameters, workdir, spec.resources, dict(spec.tags), name,
+        generation, row, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
         json.loads(data) if data else {}, value, error or "", exception,
         tuple(map(int, parents.split(","))) if parents else (), json.loads(transfers) if transfers else {},
-        said.get("max_retries", 0), said.get("on_parent_failure", "fail"),
+        spec.max_retries, spec.on_parent_failure,
     )  # fmt: skip
 
 
