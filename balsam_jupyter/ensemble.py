@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import crate, results
 from .api import Site
@@ -18,14 +18,12 @@ from .api_jobs import EVENTS_WAIT_S
 from .cost import Price, ensemble_cost
 from .disk import Cleaned, DiskUse, checked_globs
 from .errors import BadInput, NotFound, TimeoutExpired, nearest
+from .failures import Failures
 from .models import TASK_STATE, TERMINAL, EnsembleRecord, Query
 from .provenance import Provenance
 from .status import explain, task_counts
 from .submission import newest
 from .task import BalsamTask, Follower
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +116,28 @@ class Ensemble:
         """The tasks that FAILED."""
         return self.tasks("FAILED")
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """A table: one row a task, with its parameters, state, return code, runtime and what it yielded.
+    def to_dataframe(self, kind: str = "pandas") -> Any:
+        """A table: one row a task, with its parameters, state, return code, runtime, error and what it yielded.
+
+        While tasks run it has what there is so far; called again, it reads only the rows that have changed.
+
+        Parameters
+        ----------
+        kind : {"pandas", "polars", "arrow"}
+            Of which package.
 
         See Also
         --------
         balsam_jupyter.results.to_dataframe : the columns
         """
-        return results.to_dataframe(results.ensemble_rows(self._site, self._record))
+        return results.to_dataframe(self._follower.tables, self._record, kind)
+
+    def failures(self) -> Failures:
+        """The tasks that FAILED, in groups of errors that differ in numbers, paths and times only, the largest first.
+
+        Each group has an example, the end of its log, and the command that runs it again by hand.
+        """
+        return Failures.of(self._site, self._record)
 
     def extract(self, outputs: Mapping[str, str | Callable[[Path], Any]] | None = None) -> dict[int, str]:
         """Compute outputs again, or other outputs, from the files of the finished tasks, and store them.

@@ -199,7 +199,8 @@ _TWO_DOUBLES = struct.Struct("dd")
 class EventRow(NamedTuple):
     """State changes of one commit: jobs `first_id` … `last_id` each passed through `path`.
 
-    `path` starts with the state left ("" at creation) and ends with the state reached ("" at deletion). States
+    `path` starts with the state left ("" at creation) and ends with the state reached ("" at deletion). A path of
+    one state is no transition: something else of the jobs changed (values, parameters, tags, their ensemble). States
     up to RUNNING were reached at `time`, those after it at `end_time` (seconds since the epoch). Where several jobs
     share the row, these are the first and the last of their times; `when` has those of one.
     """

@@ -2,123 +2,57 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from . import codec
+from . import codec, frames
 from .api import Site
-from .errors import BadInput, ExecutorException, listing
-from .models import TASK_STATE, EnsembleRecord, JobRow, Query
+from .errors import BadInput, listing
+from .models import EnsembleRecord, JobRow, Query
 from .outputs import extract as read_outputs
 from .outputs import problem
-
-if TYPE_CHECKING:
-    import pandas as pd
+from .tables import Tables
 
 log = logging.getLogger(__name__)
 
-OWN_COLUMNS = ("row", "task", "state", "return_code", "runtime_s")
 
+def to_dataframe(tables: Tables, record: EnsembleRecord, kind: str = "pandas") -> Any:
+    """One row a task, in the order of the sweep; the caller's own copy.
 
-def to_dataframe(rows: list[JobRow]) -> pd.DataFrame:
-    """One row a task, in the order of the sweep.
+    Parameters
+    ----------
+    tables : Tables
+        What was read before.
+    record : EnsembleRecord
+        The ensemble.
+    kind : {"pandas", "polars", "arrow"}
+        A `pandas.DataFrame` whose index ``row`` numbers the rows of the sweep, a `polars.DataFrame` or a
+        `pyarrow.Table` with a column ``row``.
 
     Returns
     -------
-    pandas.DataFrame
-        The parameters, then ``state`` (of the task), ``return_code``, ``runtime_s`` (seconds), what the app
-        yields (a mapping's keys, else ``value``) and ``task`` (the job's id); the index ``row`` numbers the
-        rows of the sweep. A row that waits or runs has no return code and no run time, whatever an attempt
-        before had. A parameter that has the name of another column (of an output too) gets the prefix
-        ``param_``, and an output that has the name of one of the fixed columns gets ``value_``. Finished rows
-        that lack a declared output have NaN there, and are told of in one warning of the log.
+    pandas.DataFrame, polars.DataFrame or pyarrow.Table
+        The parameters, then ``state`` (of the task), ``return_code``, ``runtime_s`` (seconds), what the app yields (a
+        mapping's keys, else ``value``), ``error`` (the last lines of the error; of a finished task, why an output
+        is missing), ``workdir`` (its absolute path) and ``task`` (the job's id). A row that waits or runs has no
+        return code, run time and error, whatever an attempt before had. A parameter that has the name of another
+        column (of an output too) gets the prefix ``param_``, and an output that has the name of one of the
+        fixed columns gets ``value_``. Ints, floats, bools and texts have columns of their type, also where some
+        are missing; what is mixed is there as objects (in Arrow, which has none, as text). Finished rows that
+        lack a declared output have NaN there, and are told of in one warning of the log.
 
     Raises
     ------
+    BadInput
+        If there is no such kind.
     ExecutorException
-        If pandas is not installed.
+        If what it needs is not installed.
     """
-    try:
-        import pandas as pd
-    except ImportError:
-        raise ExecutorException(
-            "to_dataframe() needs pandas, which is not installed: pip install 'balsam-jupyter[notebook]'."
-        ) from None
-    parameters = _columns(_decoded([row.parameters for row in rows]), "")
-    yielded = _decoded([row.value for row in rows])
-    _warn_of_missing(rows, yielded)
-    values = _columns(yielded, "value")
-    values = {f"value_{name}" if name in OWN_COLUMNS else name: column for name, column in values.items()}
-    taken = {*OWN_COLUMNS, *values}
-    table: dict[str, Any] = {f"param_{name}" if name in taken else name: col for name, col in parameters.items()}
-    states = [TASK_STATE[row.state] for row in rows]
-    ended = [row if state not in ("WAITING", "RUNNING") else None for row, state in zip(rows, states, strict=True)]
-    table["state"] = states
-    table["return_code"] = pd.array([row.return_code if row else None for row in ended], dtype="Int64")
-    table["runtime_s"] = pd.array([row.runtime_s if row else None for row in ended], dtype="float64")
-    table.update(values)
-    table["task"] = [row.id for row in rows]
-    index = pd.Index([at if row.row is None else row.row for at, row in enumerate(rows)], name="row")
-    return pd.DataFrame(table, index=index)
-
-
-def _warn_of_missing(rows: list[JobRow], values: list[Any]) -> None:
-    """Say why there is NaN in a table, in one line of the log."""
-    finished = [(at, row) for at, row in enumerate(rows) if row.state == "JOB_FINISHED"]
-    notes = {at: note for at, row in finished if row.error and (note := _still_missing(row.error, values[at]))}
-    if notes:
-        at, note = next(iter(notes.items()))
-        number = at if rows[at].row is None else rows[at].row
-        log.warning(
-            "%soutputs missing in %d of %d finished rows, e.g. row %s: %s; "
-            "ensemble.extract(outputs=…) reads them again with other outputs.",
-            f"{rows[at].ensemble}: " if rows[at].ensemble else "", len(notes), len(finished), number, note,
-        )  # fmt: skip
-
-
-def _still_missing(note: str, value: Any) -> str:
-    """The first line of a row's note whose output is NaN; a later extract() may have found the others."""
-    lines = note.splitlines()
-    if not value or not isinstance(value, Mapping):  # nothing could be read
-        return lines[0]
-    lacking = tuple(f"{name}: " for name, one in value.items() if isinstance(one, float) and one != one)
-    return next((line for line in lines if line.startswith(lacking)), "") if lacking else ""
-
-
-def _decoded(encoded: list[str | bytes | None]) -> list[Any]:
-    """All decoded; JSON texts in one go, which is what makes 10,000 rows quick."""
-    texts = [one for one in encoded if isinstance(one, str)]
-    plain = iter(json.loads(f"[{','.join(texts)}]"))
-    decoded: list[Any] = []
-    bad: list[Exception] = []
-    for one in encoded:
-        try:
-            decoded.append(next(plain) if isinstance(one, str) else None if one is None else codec.decode(one))
-        except Exception as error:  # a value of a class this kernel does not have must not hide the other rows
-            bad.append(error)
-            decoded.append(None)
-    if bad:
-        log.warning("%d values cannot be read in this kernel and are left out: %r", len(bad), bad[0])
-    return decoded
-
-
-def _columns(values: list[Any], single: str) -> dict[str, list[Any]]:
-    """Mappings as columns by key; what is no mapping goes to the column `single`."""
-    columns: dict[str, list[Any]] = {}
-    for at, value in enumerate(values):
-        if value is None:
-            continue
-        items = value.items() if isinstance(value, Mapping) else ((single, value),)
-        for name, one in items:
-            column = columns.get(str(name))
-            if column is None:
-                column = columns[str(name)] = [None] * len(values)
-            column[at] = one
-    return columns
+    known = frames.checked(kind)
+    return tables.use(record, lambda table: frames.frame(table, known))
 
 
 def app_outputs(site: Site, app_name: str) -> dict[str, str | Callable[[Path], Any]]:

@@ -15,6 +15,7 @@ from .api_job import outcome
 from .api_jobs import EVENTS_WAIT_S, changed_ids
 from .errors import BadInput, NotFound, TimeoutExpired
 from .models import TASK_STATE, TERMINAL, AppRecord, JobRow, JobSpec, Query
+from .tables import Tables
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class Follower:
 
     def __init__(self, site: Site) -> None:
         self.site = site
+        self.tables = Tables(site)
         self._lock = threading.Lock()
         self._cursor = site.engine.events("now").cursor
         self._polled = float("-inf")

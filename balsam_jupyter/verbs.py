@@ -1,4 +1,4 @@
-"""What the magics and the terminal do alike: finding tasks by what a person calls them, killing, the end of a log."""
+"""What the magics and the terminal do alike: finding tasks by what a person calls them, killing, retrying."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from .errors import NotFound, listing, nearest
-from .models import TERMINAL, JobRow, Query
+from .models import TERMINAL, Query
 from .submission import newest
 
 if TYPE_CHECKING:
@@ -42,20 +42,6 @@ def find(engine: Engine, text: str) -> tuple[Query, str]:
 def known(text: str, names: list[str]) -> str:
     """The ensembles there are, and the one meant perhaps."""
     return f"Its ensembles are {listing(reversed(names))}.{nearest(text, names)}"
-
-
-def log_of(engine: Engine, job: JobRow, lines: int) -> str:
-    """A head, and the last `lines` lines of a task's log and of what its error adds to the log."""
-    error = [line for line in job.error.splitlines() if line.strip()]
-    # An error is often the end of the log, and longer than what is asked for.
-    end = engine.output(job.id, lines + len(error)).rstrip("\n")
-    added = [line for line in error if line.strip() not in end]
-    nothing = "(it has not run)" if not job.attempts else "(its log is empty)"
-    if job.scratch and job.state == "JOB_FINISHED":
-        nothing = "(a scratch task's directory, and its log with it, goes when it finishes well)"
-    shown = [*(end.splitlines() or ([] if added else [nothing])), *added][-lines:]
-    code = "" if job.return_code is None else f", return code {job.return_code}"
-    return "\n".join([f"task {job.id} ({job.app_name}, {job.state}{code}) in {job.workdir}:", *shown])
 
 
 def kill(engine: Engine, query: Query, words: str, wait_time: float | None = 0.5) -> str:

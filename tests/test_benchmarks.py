@@ -17,6 +17,7 @@ SAYS = {
     "latency.py": r"submit and wait +median +\d+\.\d\d ms",
     "launch.py": r"ProcessPoolExecutor +\d+ +\d+\.\d\d × that",
     "python_tasks.py": r"ProcessPoolExecutor map +\d+ +\d+\.\d\d × that",
+    "results.py": r"median: the first \d+ ms, \d+ of them CPU .*after 10 changes \d+\.\d ms",
     "scale.py": r"executor\.poll\(\), ms +\d+\.\d\d",
     "submit.py": r"\d+\.\d\d × executemany in our own indexed tables",
 }

@@ -73,7 +73,9 @@ def test_a_sweep_to_its_table(exctr: BalsamExecutor, allocation: BatchJob) -> No
     assert ens.wait(SOON) is ens
     assert ens.counts() == {"WAITING": 0, "RUNNING": 0, "FINISHED": 6, "FAILED": 0, "USER_KILLED": 0}
     table = ens.to_dataframe()
-    assert list(table.columns) == ["width", "height", "state", "return_code", "runtime_s", "area", "sum", "task"]
+    assert list(table.columns) == [
+        "width", "height", "state", "return_code", "runtime_s", "area", "sum", "error", "workdir", "task",
+    ]  # fmt: skip
     assert table.index.name == "row" and list(table.index) == list(range(6))
     assert (table["area"] == table["width"] * table["height"]).all()
     assert (table["state"] == "FINISHED").all() and (table["return_code"] == 0).all()
@@ -212,7 +214,7 @@ def test_values_that_are_no_mapping_and_names_that_clash(exctr: BalsamExecutor, 
     table = exctr.submit_sweep("Odd", Sweep.grid(state=[1], value=[2], x=[0, 1]), name="odd").wait(SOON).to_dataframe()
     assert list(table.columns) == [
         "param_state", "param_value", "param_x", "state", "return_code", "runtime_s", "x", "value_task", "value",
-        "task",
+        "error", "workdir", "task",
     ]  # fmt: skip
     assert table["value"][1].tolist() == [0, 1, 2]
     assert table["x"][0] == "own" and table["value_task"][0] == 7

@@ -105,7 +105,8 @@ def test_the_signatures_are_libensembles() -> None:
     ]  # fmt: skip
     assert names(BalsamExecutor.revoke_allocation) == ["allocation", "timeout"]
     given = names(BalsamExecutor.submit)
-    assert given[15:] == ["threads_per_rank", "wall_time_min", "max_retries", "parent_ids", "on_parent_failure"]  # ours
+    ours = ["threads_per_rank", "wall_time_min", "max_retries", "parent_ids", "on_parent_failure", "scratch"]
+    assert given[15:] == ours
     assert given[:15] == [
         "calc_type", "app_name", "app_args", "num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node",
         "machinefile", "gpus_per_rank", "transfers", "workdir", "dry_run", "wait_on_start", "extra_args", "tags",

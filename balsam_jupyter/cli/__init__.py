@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from .. import __version__
+from . import byhand  # noqa: F401 (adds a command to `job`)
 from .common import Group
 from .jobs import job, kill
 from .queue import launcher, queue, submit_launch

@@ -171,7 +171,7 @@ def document(row: JobRow) -> dict[str, Any]:
 
 
 def _why(site: Site, row: JobRow) -> list[str]:
-    from ..verbs import log_of
+    from ..failures import log_of
 
     return log_of(site.engine, row, _TAIL).splitlines()[1:]
 

@@ -112,7 +112,8 @@ class Engine(Protocol):
     def events(self, after: str, timeout: float = 0.0, limit: int = 10_000) -> Events:
         """State changes since the cursor `after` ("" is the beginning, "now" is from here on).
 
-        Returns at the first change or after `timeout` seconds.
+        Changes of values, parameters, tags and the like are among them, with a path of one state. Returns at the first
+        change or after `timeout` seconds.
         """
 
     def history(self, ids: Iterable[int]) -> list[EventRow]:
@@ -162,6 +163,15 @@ class Engine(Protocol):
         """The exact argument list and the added environment a job starts with.
 
         Refuses what `submit` would refuse of a job that was never stored (its id is 0).
+        """
+
+    def try_job(self, job_id: int, folder: Path, output: int, show: Callable[[str], None]) -> int:
+        """Run a job's app once more, in the foreground and in `folder`; nothing of it is stored. Its exit code.
+
+        It gets the command, environment and inputs that a launcher would give it; hooks are not run. A negative
+        exit code is the signal that ended it. `output` is the file descriptor that gets what it writes to stdout (1:
+        stderr has its own), `show` gets lines about the run. `folder` is made, or has to be empty (`BadInput`).
+        An engine whose jobs run on other machines raises `Unsupported`.
         """
 
     def set_values(self, values: Iterable[tuple[int, str | bytes]]) -> None:

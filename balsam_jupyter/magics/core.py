@@ -11,10 +11,11 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from ..api_check import nodes_of, partition
 from ..errors import BadInput, NotFound, listing
+from ..failures import log_of
 from ..models import TASK_STATES, Query
 from ..status import explain, queued_behind, task_counts
 from ..submission import newest
-from ..verbs import kill, log_of
+from ..verbs import kill
 from . import appcell, service
 from .line import assignments, pair, words
 from .progress import point_to_failed, wait

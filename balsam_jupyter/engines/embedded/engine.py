@@ -27,18 +27,18 @@ from ...models import (
     Submitted,
     Vacuumed,
 )
-from . import files, foreground, scheduler, site, transfers, trash, upkeep
+from . import byhand, files, foreground, scheduler, site, transfers, trash, upkeep
 from .accounts import SiteAccounts
 from .disk import DiskCalls
 from .doorbell import Bell, Listener, runtime_folder
 from .launcher.placement import need
-from .launcher.prepare import Preparer, clean_environment, launch_words
+from .launcher.prepare import launch_words
 from .processor import underway
 from .processor.start import ensure
 from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
-from .store import Store, demand, flow, jobs, records, submission, work
+from .store import Store, demand, jobs, records, submission, work
 from .store.schema import StoreBusy
 
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
@@ -209,6 +209,7 @@ class EmbeddedEngine(DiskCalls):
     def set_values(self, values: Iterable[tuple[int, str | bytes]]) -> None:
         with self.store.transaction() as con:
             jobs.set_values(con, values)
+        self.bell.ring()
 
     def put_ensemble(self, record: EnsembleRecord) -> None:
         with self.store.transaction() as con:
@@ -334,11 +335,14 @@ class EmbeddedEngine(DiskCalls):
 
     # -- what a job left ----------------------------------------------------------------------------------
 
-    def _workdir(self, job_id: int) -> Path:
+    def _job(self, job_id: int) -> JobRow:
         found = self.jobs(Query(ids=(job_id,)))
         if not found:
             raise NotFound(f"There is no job {job_id} at the site {self.site.name!r}.")
-        return self.path / "data" / found[0].workdir
+        return found[0]
+
+    def _workdir(self, job_id: int) -> Path:
+        return self.path / "data" / self._job(job_id).workdir
 
     def read_file(self, job_id: int, path: str) -> bytes:
         return files.read(self._workdir(job_id), path)
@@ -354,20 +358,12 @@ class EmbeddedEngine(DiskCalls):
 
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
         self._check(job.resources)
-        record = next((app for app in records.apps(self.store.con, job.app_id)), None)
-        if record is None:
-            raise NotFound(f"There is no app {job.app_name!r} at the site {self.site.name!r}; register it first.")
-        if not job.id:  # of a dry run: what a submission would refuse is refused here, too
-            locations = site.Settings.read(self.path / "settings.yml").transfer_locations
-            transfers.check(record.name, record.transfers, job.transfers, locations)
-            flow.unfinished_parents(self.store.con, job.parent_ids, job.on_parent_failure == "wait")
-        if record.kind == "python":
-            return [record.python_exe, f"{record.name}.run"], dict(record.environment_variables)
-        preparer = Preparer(clean_environment())
-        app = preparer.app(record)
-        launch = launch_words(self.settings.mpi_launcher, job.resources)
-        _, _, _, argv, *_ = preparer.command(app, 0, job.id, 1, job.workdir, job.parameters, launch)
-        return [os.fsdecode(word) for word in argv], {**record.environment_variables, "BALSAM_JOB_ID": str(job.id)}
+        return byhand.command(self, job)
+
+    def try_job(self, job_id: int, folder: Path, output: int, show: Callable[[str], None]) -> int:
+        job = self._job(job_id)
+        self._check(job.resources)
+        return byhand.run(self, job, folder, output, show)
 
     def hooks(self) -> list[HookRun]:
         return underway.site_hooks(self.path, self.store)

@@ -14,7 +14,7 @@ from ....models import JobRow, Query, Resources
 from . import flow
 from .directories import FOLDER_SIZE, row_of, row_workdir
 from .schema import ENSEMBLE
-from .submission import intern_spec
+from .submission import add_event, intern_spec
 
 
 def workdirs_below(con: sqlite3.Connection, workdir: str) -> set[str]:
@@ -69,13 +69,9 @@ def workdirs(con: sqlite3.Connection, query: Query) -> list[Workdir]:
     return [Workdir(job, row, n, workdir or row_workdir(folder, row)) for job, row, n, workdir, folder in found]
 
 
-_COLUMNS = """job.id, spec.app_id, app.name, job.state, job.parameters, job.workdir, spec.resources, spec.tags,
-    ensemble.name, ensemble.generation, ensemble.folder, job.row, job.app_version, job.submit_time,
-    job.start_time, job.end_time, job.runtime_s, job.return_code, job.batch_job_id, job.attempts,
-    job.data, job.value, job.error, job.exception,
-    job.transfers, spec.options, (SELECT group_concat(parent_id) FROM dependency WHERE child_id = job.id)"""
-_FROM = """job JOIN spec ON spec.id = job.spec_id JOIN app ON app.id = spec.app_id
-    LEFT JOIN ensemble ON ensemble.id = job.ensemble_id"""
+_COLUMNS = """spec_id, ensemble_id, id, state, parameters, workdir, row, app_version, submit_time, start_time,
+    end_time, runtime_s, return_code, batch_job_id, attempts, data, value, error, exception, transfers"""
+_PARENTS = "(SELECT group_concat(parent_id) FROM dependency WHERE child_id = job.id)"
 _ORDERS = {
     name: f"job.{name}"
     for name in ("id", "state", "workdir", "row", "submit_time", "start_time", "end_time", "runtime_s", "return_code")
@@ -99,7 +95,8 @@ def where(query: Query) -> tuple[str, list[Any]]:
     if query.states is not None:
         add("job.state IN (SELECT value FROM json_each(?))", json.dumps(list(query.states)))
     if query.ensemble is not None:
-        add(f"job.ensemble_id = ({ENSEMBLE})", query.ensemble, query.generation)
+        column = "job.ensemble_id" if query.ids is None else "+job.ensemble_id"  # ids find the rows, not this index
+        add(f"{column} = ({ENSEMBLE})", query.ensemble, query.generation)
     if query.app_name is not None:
         add(
             "job.spec_id IN (SELECT spec.id FROM spec JOIN app ON app.id = spec.app_id WHERE app.name = ?)",
@@ -144,32 +141,67 @@ def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
         if query.limit is None and not query.offset
         else f" LIMIT {-1 if query.limit is None else query.limit} OFFSET {query.offset}"
     )
-    shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]] = {}
-    return [
-        _job(row, shared)
-        for row in con.execute(
-            f"SELECT {_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY {order}{page}", arguments
-        ).fetchall()
-    ]
+    parents = _PARENTS if flow.any_dependency(con) else "NULL"
+    rows = con.execute(
+        f"SELECT {_COLUMNS}, {parents} FROM job WHERE {condition} ORDER BY {order}{page}", arguments
+    ).fetchall()
+    # What many jobs share is read and parsed once; joined to each of them it would cost more than all the rest.
+    specs = _specs(con, {row[0] for row in rows})
+    ensembles = _ensembles(con, {row[1] for row in rows})
+    # One whose spec is gone is a fault that `site check` tells of.
+    return [_job(specs[row[0]], ensembles[row[1]], *row[2:]) for row in rows if row[0] in specs]
 
 
-def _job(row: tuple[Any, ...], shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]]) -> JobRow:
-    id_, app_id, app_name, state, parameters, workdir, resources, tags, *rest = row
-    ensemble, generation, folder, number, *rest = rest
-    if (resources, tags) not in shared:  # parsed once for all the jobs of a submission
-        shared[resources, tags] = Resources(**json.loads(resources)), json.loads(tags)
-    common_resources, common_tags = shared[resources, tags]
+class _Spec(NamedTuple):
+    app_id: int
+    app_name: str
+    resources: Resources
+    tags: dict[str, str]
+    max_retries: int
+    on_parent_failure: str
+    scratch: bool
+
+
+def _specs(con: sqlite3.Connection, ids: Iterable[int]) -> dict[int, _Spec]:
+    found = con.execute(
+        """SELECT spec.id, app_id, name, resources, tags, options FROM spec JOIN app ON app.id = app_id
+           WHERE spec.id IN (SELECT value FROM json_each(?))""",
+        (json.dumps([*ids]),),
+    )
+    specs = {}
+    for spec_id, app_id, name, resources, tags, options in found:
+        said = json.loads(options)
+        asked = Resources(**json.loads(resources)), json.loads(tags)
+        wishes = said.get("max_retries", 0), said.get("on_parent_failure", "fail"), said.get("scratch", False)
+        specs[spec_id] = _Spec(app_id, name, *asked, *wishes)
+    return specs
+
+
+def _ensembles(con: sqlite3.Connection, ids: Iterable[int | None]) -> dict[int | None, tuple[str | None, int, str]]:
+    """Name, generation and folder; those of a job in no ensemble are under None."""
+    found = con.execute(
+        "SELECT id, name, generation, folder FROM ensemble WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps([*ids]),),
+    )
+    return {None: (None, 1, ""), **{number: (name, generation, folder) for number, name, generation, folder in found}}
+
+
+def _job(
+    spec: _Spec, ensemble: tuple[str | None, int, str], id_: int, state: str, parameters: str | bytes,
+    workdir: str | None, row: int | None, version: str, submitted: float, started: float | None, ended: float | None,
+    runtime: float | None, code: int | None, batch_job_id: int | None, attempts: int, data: str | None,
+    value: str | bytes | None, error: str | None, exception: bytes | None, transfers: str | None, parents: str | None,
+) -> JobRow:  # fmt: skip
+    name, generation, folder = ensemble
     if workdir is None:
-        workdir = row_workdir(folder, number)
-    version, submitted, started, ended, runtime, code, batch_job_id, attempts, data, value, error, *rest = rest
-    exception, transfers, options, parents = rest
-    said = json.loads(options) if options != "{}" else {}
+        assert row is not None
+        workdir = row_workdir(folder, row)
     return JobRow(
-        id_, app_id, app_name, state, parameters, workdir, common_resources, dict(common_tags), ensemble,
-        generation or 1, number, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
+        id_, spec.app_id, spec.app_name, state, parameters, workdir, spec.resources, dict(spec.tags), name,
+        generation, row, version, submitted, started, ended, runtime, code, batch_job_id, attempts,
         json.loads(data) if data else {}, value, error or "", exception,
         tuple(map(int, parents.split(","))) if parents else (), json.loads(transfers) if transfers else {},
-        said.get("max_retries", 0), said.get("on_parent_failure", "fail"), said.get("scratch", False),
+        spec.max_retries, spec.on_parent_failure, spec.scratch,
     )  # fmt: skip
 
 
@@ -247,7 +279,7 @@ def _move(con: sqlite3.Connection, condition: str, arguments: list[Any], state: 
 
 def edit(con: sqlite3.Connection, ids: Iterable[int], changes: Mapping[str, Any], session: int | None = None) -> int:
     """Change jobs that nobody but this session holds: tags, data, parameters, resources."""
-    changed = 0
+    touched: list[int] = []
     for job_id in ids:
         found = con.execute(
             """SELECT spec.app_id, resources, tags, options FROM job JOIN spec ON spec.id = spec_id
@@ -267,8 +299,10 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: Mapping[str, Any]
             con.execute("UPDATE job SET data = ? WHERE id = ?", (json.dumps(changes["data"]), job_id))
         if "parameters" in changes:
             con.execute("UPDATE job SET parameters = ? WHERE id = ?", (changes["parameters"], job_id))
-        changed += 1
-    return changed
+        touched.append(job_id)
+    if session is None:  # else the step of whoever holds the job tells of it
+        touch(con, touched)
+    return len(touched)
 
 
 def delete(con: sqlite3.Connection, query: Query) -> int:
@@ -294,5 +328,33 @@ def delete(con: sqlite3.Connection, query: Query) -> int:
     return deleted
 
 
+def preamble(con: sqlite3.Connection, job: int) -> list[str]:
+    """The lines that the app's `shell_preamble` gave for this job alone."""
+    found = con.execute("SELECT preamble FROM job WHERE id = ?", (job,)).fetchone()
+    lines: list[str] = json.loads(found[0]) if found and found[0] else []
+    return lines
+
+
 def set_values(con: sqlite3.Connection, values: Iterable[tuple[int, str | bytes]]) -> None:
-    con.executemany("UPDATE job SET value = ? WHERE id = ?", ((value, job_id) for job_id, value in values))
+    given = list(values)
+    con.executemany("UPDATE job SET value = ? WHERE id = ?", ((value, job_id) for job_id, value in given))
+    touch(con, (job_id for job_id, _ in given))
+
+
+def touch(con: sqlite3.Connection, ids: Iterable[int]) -> None:
+    """Tell those who keep a copy that something other than the state of these jobs changed.
+
+    The path of such an event is the one state they are in; neighbours in the same state share it.
+    """
+    rows = con.execute(
+        "SELECT id, state FROM job WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id", (json.dumps([*ids]),)
+    )
+    now = time.time()
+    runs: list[tuple[int, int, str]] = []
+    for job_id, state in rows.fetchall():
+        if runs and runs[-1][1:] == (job_id - 1, state):
+            runs[-1] = runs[-1][0], job_id, state
+        else:
+            runs.append((job_id, job_id, state))
+    for first, last, state in runs:
+        add_event(con, first, last, state, now, now)
