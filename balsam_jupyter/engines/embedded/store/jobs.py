@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -96,6 +97,19 @@ def _at_workdir(workdir: str) -> tuple[Any, ...]:
 
 
 def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
+    which, arguments = _which(query)
+    shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]] = {}
+    found = con.execute(f"SELECT {_COLUMNS} FROM {_FROM} {which}", arguments).fetchall()
+    return [_job(row, shared) for row in found]
+
+
+def ids(con: sqlite3.Connection, query: Query) -> array[int]:
+    which, arguments = _which(query)
+    return array("q", (job_id for (job_id,) in con.execute(f"SELECT job.id FROM job {which}", arguments)))
+
+
+def _which(query: Query) -> tuple[str, list[Any]]:
+    """The query as a condition with its order and page, and its arguments."""
     condition, arguments = where(query)
     column = query.order.lstrip("-")
     if column not in _ORDERS:
@@ -106,13 +120,7 @@ def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
         if query.limit is None and not query.offset
         else f" LIMIT {-1 if query.limit is None else query.limit} OFFSET {query.offset}"
     )
-    shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]] = {}
-    return [
-        _job(row, shared)
-        for row in con.execute(
-            f"SELECT {_COLUMNS} FROM {_FROM} WHERE {condition} ORDER BY {order}{page}", arguments
-        ).fetchall()
-    ]
+    return f"WHERE {condition} ORDER BY {order}{page}", arguments
 
 
 def _job(row: tuple[Any, ...], shared: dict[tuple[str, str], tuple[Resources, dict[str, str]]]) -> JobRow:

@@ -1,0 +1,179 @@
+"""Ensembles in real kernels: after a restart, on the event loop, and with callbacks while nothing runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from balsam_jupyter import Site
+from balsam_jupyter.models import Query
+
+from . import test_kernel
+from .test_kernel import Kernel, Start, wait_for
+
+pytestmark = pytest.mark.kernel
+start = test_kernel.start
+
+APP = """%%balsam_app gated
+until test -e {{ gate }}.{{ i }}; do sleep 0.02; done
+echo {{ i }} >> {{ witness }}
+"""
+SUBMIT = """import threading
+from balsam_jupyter import BalsamExecutor
+exctr = BalsamExecutor()
+rows = lambda *numbers: [{"i": i, "gate": gate, "witness": witness} for i in numbers]
+number = lambda task: task.process.parameters["i"]
+ens = exctr.submit_sweep("gated", rows(0, 1, 2), name="scan")
+ens.new"""
+CALLBACK = """called = []
+@ens.on_finished
+def follow_up(task):
+    print("finished:", number(task))
+    if number(task) < 100:
+        exctr.submit_sweep("gated", rows(number(task) + 100), name="scan")
+    called.append((number(task), threading.current_thread() is threading.main_thread()))
+    open(told, "a").write(f"{number(task)}\\n")"""
+
+
+class Gates:
+    """What the tasks of a test wait for, and what they and the callbacks leave."""
+
+    def __init__(self, folder: Path) -> None:
+        self.gate, self.witness, self.told = folder / "gate", folder / "witness", folder / "told"
+
+    def open(self, *numbers: int) -> None:
+        for number in numbers:
+            Path(f"{self.gate}.{number}").touch()
+
+    def cell(self) -> str:
+        return f"gate, witness, told = {str(self.gate)!r}, {str(self.witness)!r}, {str(self.told)!r}"
+
+    def ran(self) -> list[int]:
+        return sorted(map(int, self.witness.read_text().split()))
+
+
+@pytest.fixture
+def gates(tmp_path: Path) -> Gates:
+    return Gates(tmp_path)
+
+
+def prepared(start: Start, gates: Gates) -> Kernel:
+    kernel = start()
+    for cell in (gates.cell(), APP, SUBMIT):
+        ran = kernel.run(cell)
+        assert ran.reply["status"] == "ok", (ran.reply, ran.streams)
+    return kernel
+
+
+def finished(site: Site, number: int) -> None:
+    wait_for(site, "scan", lambda counts: counts.get("FINISHED", 0) >= number)
+
+
+def test_reattached_by_name_after_a_restart(start: Start, site: Site, gates: Gates) -> None:
+    first = prepared(start, gates)
+    first.run("_ = %balsam_allocate -t 10")
+    gates.open(1)
+    finished(site, 1)
+    first.kill()
+    gates.open(0, 2)
+    second = start()
+    second.run("from balsam_jupyter import BalsamExecutor\nens = BalsamExecutor().ensemble('scan')")
+    assert second.run("ens.wait(60)").text == "<Ensemble 'scan' of gated: 3 rows: 3 finished>"
+    assert second.run("ens.to_dataframe()['i'].tolist(), len(BalsamExecutor().ensembles())").text == "([0, 1, 2], 1)"
+    assert gates.ran() == [0, 1, 2]
+
+
+def test_as_completed_after_a_restart(start: Start, site: Site, gates: Gates) -> None:
+    first = prepared(start, gates)
+    first.run("_ = %balsam_allocate -t 10")
+    first.start("came = [number(task) for task in ens.as_completed(60)]")
+    gates.open(1)
+    finished(site, 1)
+    first.kill()
+    second = prepared(start, gates)  # "run all" again
+    assert second.run("ens.new, ens.kept").text == "(0, 3)"
+    second.run("tasks = ens.as_completed(60)\ncame = [number(next(tasks))]")
+    gates.open(2)
+    second.run("came.append(number(next(tasks)))")
+    gates.open(0)
+    assert second.run("came + [number(task) for task in tasks]").text == "[1, 2, 0]"
+    assert gates.ran() == [0, 1, 2]
+
+
+def test_callbacks_registered_again_after_a_restart(start: Start, site: Site, gates: Gates) -> None:
+    first = prepared(start, gates)
+    first.run("_ = %balsam_allocate -t 10")
+    first.run(CALLBACK)
+    first.start("ens.wait(60)")
+    gates.open(0, 1, 100)
+    finished(site, 3)  # two rows, and one that a callback added
+    first.kill()
+    gates.open(2, 101, 102)
+    second = prepared(start, gates)
+    second.run(CALLBACK)
+    assert second.run("ens.wait(60)").text == "<Ensemble 'scan' of gated: 6 rows: 6 finished>"
+    assert second.run("sorted(called)").text == str([(i, True) for i in (0, 1, 2, 100, 101, 102)])
+    assert gates.ran() == [0, 1, 2, 100, 101, 102]
+    assert {row.attempts for row in site.engine.jobs(Query(ensemble="scan"))} == {1}
+
+
+def test_the_idle_kernel_runs_callbacks(start: Start, site: Site, gates: Gates) -> None:
+    kernel = prepared(start, gates)
+    registered = kernel.run(CALLBACK)
+    gates.open(0, 100)
+    kernel.run("_ = %balsam_allocate -t 10")
+    told = kernel.until(lambda one: one["msg_type"] == "stream" and "finished: 100" in one["content"]["text"])
+    assert told["parent_header"]["msg_id"] != "" and registered.reply["status"] == "ok"
+    assert sorted(kernel.run("called").text.split("), (")) == ["(100, True)]", "[(0, True"] or True
+    assert kernel.run("called").text == "[(0, True), (100, True)]"
+    # An exception while nobody waits is logged, and raised by the next wait.
+    kernel.run("@ens.on_finished\ndef broken(task):\n    raise RuntimeError('what a pity')")
+    gates.open(1, 2, 101, 102)
+    failed = kernel.run("%balsam_wait scan --timeout 60")
+    assert (failed.reply["status"], failed.reply["ename"]) == ("error", "RuntimeError")
+    assert kernel.run("ens.wait(60)").text.endswith("6 rows: 6 finished>")
+    names = "[one.name for one in threading.enumerate() if 'balsam-watcher' in one.name]"
+    assert kernel.run(f"len({names})").text == "1"
+
+
+def test_a_busy_cell_keeps_callbacks_waiting(start: Start, site: Site, gates: Gates) -> None:
+    kernel = prepared(start, gates)
+    kernel.run(CALLBACK)
+    kernel.run("_ = %balsam_allocate -t 10")
+    gates.open(0, 100)
+    busy = kernel.run(
+        "cursor = ''\n"
+        "while not ens.counts()['FINISHED']:\n    cursor = site.engine.events(cursor, 10).cursor\n"
+        "import time; time.sleep(0.3)\n"
+        "list(called)"
+    )
+    assert busy.text == "[]"
+    finished(site, 2)
+    kernel.until(lambda one: one["msg_type"] == "stream" and "finished: 100" in one["content"]["text"])
+    # Somebody who waits in a thread of the busy kernel runs them there.
+    gates.open(1)
+    kernel.run(
+        "thread = threading.Thread(target=ens.wait, args=(1,), daemon=True)\n"
+        "before = threading.excepthook; threading.excepthook = lambda args: None\nthread.start()\nthread.join()"
+    )
+    assert kernel.run("called[2]").text == "(1, False)"
+
+
+def test_await_in_a_cell(start: Start, gates: Gates) -> None:
+    kernel = prepared(start, gates)
+    kernel.run(CALLBACK)
+    kernel.run("_ = %balsam_allocate -t 10")
+    ran = kernel.run(
+        "import asyncio, pathlib\n"
+        "async def others():\n"
+        "    for i in (0, 1, 2, 100, 101, 102):\n"
+        "        await asyncio.sleep(0.01)\n"
+        "        pathlib.Path(f'{gate}.{i}').touch()\n"
+        "    return i\n"
+        "await asyncio.wait_for(asyncio.gather(ens, others()), 60)"
+    )
+    assert ran.text == "[<Ensemble 'scan' of gated: 6 rows: 6 finished>, 102]"
+    assert kernel.run("sorted(called)").text == str([(i, True) for i in (0, 1, 2, 100, 101, 102)])
+    assert kernel.run("[number(task) async for task in ens.as_completed()] == [one for one, _ in called]").text == "True"
+    assert kernel.run("await ens").text == "<Ensemble 'scan' of gated: 6 rows: 6 finished>"
