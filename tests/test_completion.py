@@ -196,7 +196,7 @@ def test_an_exception_is_raised_by_wait_and_keeps_no_row_back(
             raise RuntimeError(f"odd {task.value()}")
 
     ens.on_finished(odd)
-    with pytest.raises(RuntimeError, match="odd [13]") as raised:
+    with pytest.raises(RuntimeError, match=r"odd [13]") as raised:
         ens.wait(SOON)
     assert sorted(called) == [0, 1, 2, 3]
     said = [one.message for one in caplog.records if one.levelno == logging.WARNING and "In callback" in one.message]
@@ -312,16 +312,16 @@ def test_await_leaves_the_loop_to_others(exctr: BalsamExecutor, allocation: Batc
 
     async def main() -> tuple[Ensemble, int]:
         async def others() -> int:
-            for turn in range(50):
+            for _ in range(50):
                 await asyncio.sleep(0)
             Path(f"{gate}.0").touch()
-            return turn
+            return 50
 
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(ens, 0.2)
         return tuple(await asyncio.wait_for(asyncio.gather(ens, others()), SOON))  # type: ignore[return-value]
 
-    assert asyncio.run(main()) == (ens, 49)
+    assert asyncio.run(main()) == (ens, 50)
     assert threads == [threading.main_thread()]
 
 
