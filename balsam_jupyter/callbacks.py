@@ -148,9 +148,11 @@ class Callbacks:
         self._runner = threading.get_ident()
         try:
             for name, callback in self._registered():
-                task = callback.ends.take()
+                task = callback.ends.peek()
                 if task is not None:
-                    self._call(name, callback, task, idle)
+                    context = callback.context if idle else contextvars.copy_context()
+                    context.run(self._call, name, callback.function, task)
+                    callback.ends.done(task)  # not if it was interrupted: then it is called again
                     return True
             return False
         finally:
@@ -176,12 +178,9 @@ class Callbacks:
         if kept is not None:
             raise kept[1]
 
-    def _call(self, name: str, callback: _Callback, task: BalsamTask, idle: bool) -> None:
+    def _call(self, name: str, function: Function, task: BalsamTask) -> None:
         try:
-            if idle:
-                callback.context.run(callback.function, task)
-            else:
-                callback.function(task)
+            function(task)
         except Exception as error:
             note = f"In callback {name} for row {task._row.row} of {self._name} (task {task.id})"
             if hasattr(error, "add_note"):
@@ -189,9 +188,6 @@ class Callbacks:
             log.warning("%s: %s: %s", note, type(error).__name__, error)
             with self._lock:
                 self._error = self._error or (name, error)
-        except BaseException:
-            callback.ends.put_back(task)  # interrupted: it has not been told of this row
-            raise
 
     def _registered(self) -> list[tuple[str, _Callback]]:
         with self._lock:
@@ -204,7 +200,13 @@ class Callbacks:
 
     def _offer(self) -> None:
         """Let the event loop run what is due, if nobody else does. Called after changes, in any thread."""
-        if self._attending or self._turning or self._loop is None or self._runner or not self._waiting():
+        if self._attending or self._turning or self._loop is None or self._runner:
+            return
+        try:
+            if not self._waiting():
+                return
+        except Exception as error:  # whatever the engine meets; the next change offers again
+            log.debug("callbacks of %s: %s", self._name, error)
             return
         with self._lock:
             if self._turning or self._loop is None:

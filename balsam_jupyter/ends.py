@@ -60,15 +60,15 @@ class Ends:
         with self._lock:
             task = self.peek()
             if task is not None:
-                self._page.popleft()
-                self._told[task.id] = task._row.end_time
+                self.done(task)
             return task
 
-    def put_back(self, task: BalsamTask) -> None:
-        """Make a task that was taken the next one again."""
+    def done(self, task: BalsamTask) -> None:
+        """The task that was the next one has been seen to."""
         with self._lock:
-            self._told.pop(task.id, None)
-            self._page.appendleft(task)
+            if self._page and self._page[0] is task:
+                self._page.popleft()
+            self._told[task.id] = task._row.end_time
 
     def _was_told(self, task: BalsamTask) -> bool:
         return task.id in self._told and self._told[task.id] == task._row.end_time

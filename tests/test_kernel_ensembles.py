@@ -20,7 +20,7 @@ APP = """%%balsam_app gated
 until test -e {{ gate }}.{{ i }}; do sleep 0.02; done
 echo {{ i }} >> {{ witness }}
 """
-SUBMIT = """import threading
+SUBMIT = """import threading, time
 from balsam_jupyter import BalsamExecutor
 exctr = BalsamExecutor()
 rows = lambda *numbers: [{"i": i, "gate": gate, "witness": witness} for i in numbers]
@@ -114,7 +114,7 @@ def test_callbacks_registered_again_after_a_restart(start: Start, site: Site, ga
     gates.open(1, 101)
     second = prepared(start, gates)
     second.run(CALLBACK)
-    assert second.run("ens.wait(60)").text == "<Ensemble 'scan' of gated: 4 rows: 4 finished>"
+    assert second.run("%balsam_wait scan --timeout 60").text == "<Ensemble 'scan' of gated: 4 rows: 4 finished>"
     assert second.run("sorted(called)").text == "[(0, True), (1, True), (100, True), (101, True)]"
     assert gates.ran() == [0, 1, 100, 101]
     assert {row.attempts for row in site.engine.jobs(Query(ensemble="scan"))} == {1}
@@ -152,8 +152,12 @@ def test_a_busy_cell_keeps_callbacks_waiting(start: Start, site: Site, gates: Ga
     assert kernel.run(busy).text == "[]"
     kernel.until(printed("finished: 100"))
     # Somebody who waits in a thread of a busy kernel runs them there.
-    gates.open(1, 101)
-    kernel.run("thread = threading.Thread(target=ens.wait)\nthread.start()\nthread.join(60)")
+    kernel.run(
+        "thread = threading.Thread(target=ens.wait)\nthread.start()\n"
+        "while not ens.callbacks._attending: time.sleep(0.001)\n"
+        "for i in (1, 101): open(f'{gate}.{i}', 'w').close()\n"
+        "thread.join(60)"
+    )
     assert kernel.run("sorted(called)").text == "[(0, True), (1, False), (100, True), (101, False)]"
 
 
@@ -162,11 +166,11 @@ def test_await_in_a_cell(start: Start, gates: Gates) -> None:
     kernel.run(CALLBACK)
     kernel.run("_ = %balsam_allocate -t 10")
     ran = kernel.run(
-        "import asyncio, pathlib\n"
+        "import asyncio\n"
         "async def others():\n"
         "    for i in (0, 1, 100, 101):\n"
         "        await asyncio.sleep(0)\n"
-        "        pathlib.Path(f'{gate}.{i}').touch()\n"
+        "        open(f'{gate}.{i}', 'w').close()\n"
         "    return i\n"
         "await asyncio.wait_for(asyncio.gather(ens, others()), 60)"
     )
