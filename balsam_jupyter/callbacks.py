@@ -211,12 +211,12 @@ class Callbacks:
         with self._lock:
             if self._turning or self._loop is None:
                 return
+            self._turning = True
             try:
                 # In a context of its own: that of this thread would be the one of some cell.
                 self._loop.call_soon_threadsafe(self._turn, context=contextvars.Context())
-                self._turning = True
             except RuntimeError:  # closed: only those who wait run callbacks now
-                self._loop = None
+                self._loop, self._turning = None, False
 
     def _turn(self) -> None:
         """One callback; what else the loop has to do comes before the next."""

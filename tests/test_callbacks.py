@@ -205,6 +205,32 @@ def test_the_idle_loop_runs_callbacks_unless_somebody_waits(
     assert where is threading.main_thread() and elsewhere is not where
 
 
+def test_the_idle_loop_sees_to_all_and_what_else_it_has_to_do(exctr: BalsamExecutor, allocation: BatchJob) -> None:
+    ens = steps(exctr, range(200))
+
+    async def main() -> tuple[list[int], int]:
+        called: list[int] = []
+        turns, all_called = 0, asyncio.Event()
+
+        @ens.on_finished
+        def callback(task: BalsamTask) -> None:
+            called.append(task.value())
+            if len(called) == 200:
+                all_called.set()
+
+        while not all_called.is_set():
+            turns += 1
+            await asyncio.sleep(0)
+        return called, turns
+
+    called, turns = asyncio.run(asyncio.wait_for(main(), SOON))
+    assert sorted(called) == list(range(200)) and turns >= 200
+    # The loop is closed; who waits goes on.
+    steps(exctr, [200])
+    ens.wait(SOON)
+    assert called[200:] == [200]
+
+
 def test_a_callback_registered_while_a_thread_waits_runs_there(
     exctr: BalsamExecutor, allocation: BatchJob, tmp_path: Path, until: Until
 ) -> None:
