@@ -19,7 +19,9 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from .api import Site
+from .api_site import before_closing
 from .ends import Ends, poke, watch
+from .engines.base import Engine
 from .errors import BadInput, ExecutorException
 from .models import EnsembleRecord
 from .task import BalsamTask, Follower
@@ -230,6 +232,17 @@ def _name_of(function: Any) -> str:
         function = function.func
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
+
+
+def _leave(engine: Engine) -> None:
+    """A site that is closed calls nobody any more."""
+    for key, callbacks in list(Callbacks._all.items()):
+        if key[:2] == (engine.kind, engine.site.path or str(engine.site.id)):
+            callbacks.clear()
+            Callbacks._all.pop(key, None)
+
+
+before_closing.append(_leave)
 
 
 def _begin_anew() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Real
 
 from .api import Site
 from .api_jobs import EVENTS_WAIT_S
@@ -54,7 +55,7 @@ class Waiting:
     def __init__(
         self, site: Site, follower: Follower, record: EnsembleRecord, timeout: float | None, each: bool = False
     ) -> None:
-        number = isinstance(timeout, int | float) and not isinstance(timeout, bool) and not math.isnan(timeout)
+        number = isinstance(timeout, Real) and not isinstance(timeout, bool) and not math.isnan(timeout)
         if timeout is not None and not number:
             raise BadInput(f"timeout must be a number of seconds, or None, not {timeout!r}.")
         self._site, self._follower, self._record, self._each = site, follower, record, each

@@ -7,11 +7,13 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from typing import ClassVar
 
 from .api import Site
+from .api_site import before_closing
 from .engines.base import Engine
 from .models import EnsembleRecord, Query
 from .task import BalsamTask, Follower
@@ -20,7 +22,7 @@ log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # else the last-resort handler would print from a thread into some cell
 
 _PAGE = 500
-_LOOK_S = 1.0
+_LOOK_S = 0.5
 """How long the thread of a site waits for a change before it looks whether anybody still listens."""
 _LONGEST_PAUSE_S = 30.0
 
@@ -109,6 +111,7 @@ class Watcher:
         self.key = key
         self.engine: Engine
         self.wakes: dict[object, Callable[[], object]] = {}
+        self.thread = threading.Thread(target=self.run, name=f"balsam-watcher-{key[1]}", daemon=True)
 
     def run(self) -> None:
         """Tell all listeners at changes, and once at the beginning: something may have changed just before."""
@@ -126,8 +129,6 @@ class Watcher:
                 pause = _LOOK_S
             except Exception as error:
                 # Who waits looks, too, and meets the same; who does not is told when the engine answers again.
-                if not self.wakes:
-                    continue  # the site was closed behind the last of them
                 log.warning("watching %s: %s", self.key[1], error)
                 self.tell()
                 patience.wait(pause)
@@ -163,7 +164,7 @@ def watch(engine: Engine, wake: Callable[[], object]) -> Callable[[], None]:
         watcher.engine = engine  # the newest: an older one may have been closed
         watcher.wakes[token] = wake
     if begins:
-        threading.Thread(target=watcher.run, name=f"balsam-watcher-{key[1]}", daemon=True).start()
+        watcher.thread.start()
 
     def stop() -> None:
         with Watcher._lock:
@@ -177,6 +178,23 @@ def poke(engine: Engine) -> None:
     watcher = Watcher._all.get(_key(engine))
     if watcher is not None:
         watcher.tell()
+
+
+def _leave(engine: Engine) -> None:
+    """End the thread of a site that is closed; who waits there is woken, and meets what the closed engine says."""
+    with Watcher._lock:
+        watcher = Watcher._all.get(_key(engine))
+        wakes = list(watcher.wakes.values()) if watcher is not None else []
+        if watcher is not None:
+            watcher.wakes.clear()
+    if watcher is not None and watcher.thread is not threading.current_thread():
+        watcher.thread.join(_LONGEST_PAUSE_S)
+    for wake in wakes:
+        with suppress(Exception):  # its event loop may be closed
+            wake()
+
+
+before_closing.append(_leave)
 
 
 def _begin_anew() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from balsam_jupyter import BalsamExecutor, BalsamTask, BatchJob, TimeoutExpired
+from balsam_jupyter import BalsamExecutor, BalsamTask, BatchJob, Site, TimeoutExpired
 from balsam_jupyter.callbacks import Callbacks
 from balsam_jupyter.errors import BadInput, ExecutorException
 
@@ -253,3 +253,16 @@ def test_a_callback_registered_while_a_thread_waits_runs_there(
     for waiter in waiters:
         waiter.join(SOON)
     assert called == [(0, "waiter"), (1, "waiter")]
+
+
+def test_a_site_that_is_closed_calls_nobody_and_has_no_thread(exctr: BalsamExecutor, site: Site) -> None:
+    ens = steps(exctr, range(3))
+
+    async def main() -> None:
+        ens.on_finished(print)
+        assert "balsam-watcher" in str(threading.enumerate())
+        site.close()
+        assert "balsam-watcher" not in str(threading.enumerate())
+
+    asyncio.run(main())
+    assert not Callbacks._all

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ from balsam_jupyter import (
     Site,
     TimeoutExpired,
 )
-from balsam_jupyter.callbacks import Callbacks
 from balsam_jupyter.ends import Ends
 from balsam_jupyter.errors import BadInput
 from balsam_jupyter.models import TERMINAL
@@ -47,13 +46,9 @@ class Gated(ApplicationDefinition):
 
 
 @pytest.fixture(autouse=True)
-def apps(exctr: BalsamExecutor) -> Iterator[None]:
+def apps(exctr: BalsamExecutor) -> None:
     exctr.register_app(Step)
     exctr.register_app(Gated)
-    yield
-    for callbacks in Callbacks._all.values():
-        callbacks.clear()
-    Callbacks._all.clear()
 
 
 def steps(exctr: BalsamExecutor, numbers: range | list[int], name: str = "steps") -> Ensemble:
