@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,6 +25,9 @@ APPS_AGE_S = 1.0
 
 HOOK_SITE = "BALSAM_JUPYTER_SITE"
 """Variable of a hook's environment: the path of its site."""
+
+before_closing: list[Callable[[Engine], None]] = []
+"""Called before an engine is closed, so that no thread is still using it then."""
 
 _lock = threading.RLock()
 _open: list[Site] = []
@@ -116,6 +120,8 @@ class Site(Model):
             if _current is self:
                 _current = None
         if self._engine is not None:
+            for leave in before_closing:
+                leave(self._engine)
             self._engine.close()
 
     def _read(self, name: str) -> Any:

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from . import crate, results
 from .api import Site
-from .api_jobs import EVENTS_WAIT_S
+from .callbacks import Callbacks
+from .completion import AsCompleted, Waiting
 from .cost import Price, ensemble_cost
 from .disk import Cleaned, DiskUse, checked_globs
-from .errors import BadInput, NotFound, TimeoutExpired, nearest
+from .errors import BadInput, NotFound, nearest
 from .failures import Failures
-from .models import TASK_STATE, TERMINAL, EnsembleRecord, Query
+from .models import TASK_STATE, EnsembleRecord, Query
 from .provenance import Provenance
-from .status import explain, task_counts
+from .status import task_counts
 from .submission import newest
 from .task import BalsamTask, Follower
 
-log = logging.getLogger(__name__)
 
 _PAGE = 500
+F = TypeVar("F", bound=Callable[[BalsamTask], Any] | None)
 
 
 class Ensemble:
@@ -65,7 +64,7 @@ class Ensemble:
         return task_counts(self._site.engine.count(self._query()))
 
     def wait(self, timeout: float | None = None) -> Ensemble:
-        """Block until all tasks have ended, however they ended; warns if nothing can run.
+        """Block until all tasks have ended, however they ended, and no callback is left to run; warns if nothing can.
 
         Parameters
         ----------
@@ -81,25 +80,85 @@ class Ensemble:
         ------
         TimeoutExpired
             If some have not ended by then.
+        Exception
+            The first that a callback raised (see `on_finished`).
         """
-        engine = self._site.engine
-        deadline = None if timeout is None else time.monotonic() + timeout
-        cursor = engine.events("now").cursor
-        warned = False
-        while True:
-            counts = engine.count(self._query())
-            if all(state in TERMINAL for state in counts):
-                return self
-            if not warned:
-                warned = True
-                status = explain(engine, self.name)
-                if status.stuck:
-                    log.warning("%s waits: %s", self.name, status.why)
-            left = EVENTS_WAIT_S if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                done = sum(number for state, number in counts.items() if state in TERMINAL)
-                raise TimeoutExpired(f"{self.name} ({done} of {sum(counts.values())} tasks done)", timeout or 0.0)
-            cursor = engine.events(cursor, min(left, EVENTS_WAIT_S)).cursor
+        for _ in self._waiting(timeout).block():
+            pass
+        return self
+
+    def __await__(self) -> Generator[Any, None, Ensemble]:
+        """``await ens``: as `wait`, while other coroutines go on; callbacks run on the event loop."""
+
+        async def until_all_have_ended() -> Ensemble:
+            async for _ in self._waiting(None).unblocked():
+                pass
+            return self
+
+        return until_all_have_ended().__await__()
+
+    def as_completed(self, timeout: float | None = None) -> AsCompleted:
+        """The tasks as they end, however they end; those that had ended before first, in the order of their end.
+
+        It ends when all tasks have, those added meanwhile included. Each task comes once for each of its ends: one
+        that is retried after it came will come again. Callbacks run while it waits, as in `wait`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds from now after which to give up; the tasks go on.
+
+        Returns
+        -------
+        iterator of BalsamTask
+            For ``for``, and on an event loop for ``async for``.
+
+        Raises
+        ------
+        TimeoutExpired
+            From the iterator, when the next task has not ended by then.
+        Exception
+            From the iterator at its end: the first that a callback raised.
+        """
+        return AsCompleted(self._waiting(timeout, each=True))
+
+    def on_finished(self, callback: F) -> F:
+        """Call a function for each row that has finished well, or will: once for each, in the order of their end.
+
+        Rows that had finished before, in another kernel too, are among them: so the same cells, run again after a
+        restart, add the same rows, and those that exist are kept. A row that fails or is killed calls nothing
+        (`as_completed` gives these, too). The function runs in the thread that waits for the ensemble (`wait`,
+        `as_completed`, ``await``, ``%balsam_wait``), else on the notebook's event loop while no cell runs; in a
+        script, only in one that waits. Never two run at once. It may add rows; it cannot wait for its own ensemble.
+
+        An exception does not keep it from being called for other rows. Each is logged, and the next wait raises the
+        first when it ends. One that is interrupted is called again for its row.
+
+        Parameters
+        ----------
+        callback : callable or None
+            A function of a `BalsamTask`. It replaces one of the same name (module and qualified name), so that a
+            cell that is run again does not call twice; the new one is called for all rows from the first on. None
+            removes all callbacks of the ensemble.
+
+        Returns
+        -------
+        callable
+            `callback`, so that ``@ens.on_finished`` reads well.
+        """
+        if callback is None:
+            self.callbacks.clear()
+        else:
+            self.callbacks.register(callback, self._follower, self._record)
+        return callback
+
+    @property
+    def callbacks(self) -> Callbacks:
+        """The callbacks of this ensemble in this process, whichever handle they were registered with."""
+        return Callbacks.of(self._site, self._record)
+
+    def _waiting(self, timeout: float | None, each: bool = False) -> Waiting:
+        return Waiting(self._site, self._follower, self._record, timeout, each)
 
     def tasks(self, state: str | None = None) -> list[BalsamTask]:
         """Its tasks in the order of the sweep; of one task state if `state` is given."""

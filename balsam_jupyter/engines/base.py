@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
@@ -102,6 +103,9 @@ class Engine(Protocol):
 
     def jobs(self, query: Query) -> list[JobRow]:
         """The jobs a query names."""
+
+    def ids(self, query: Query) -> array[int]:
+        """Only the ids of these jobs: what there is of a million jobs, in little memory."""
 
     def kinds(self, ensemble: str | None = None) -> list[JobRow]:
         """One runnable job that nobody holds of each kind (app, resources, tags); of many kinds only some."""

@@ -236,7 +236,7 @@ class BalsamMagics(Magics):
         """
         asked = self._options(self.balsam_wait, line)
         ensemble = self.session.ensemble(asked.name)
-        wait(self.session.site.engine, ensemble.name, asked.timeout, self._ipython)
+        wait(self.session.site.engine, ensemble.name, asked.timeout, self._ipython, ensemble.callbacks)
         point_to_failed(ensemble)
         return ensemble
 

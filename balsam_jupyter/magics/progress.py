@@ -12,6 +12,7 @@ from ..status import explain
 from ..widgets import static
 
 if TYPE_CHECKING:
+    from ..callbacks import Callbacks
     from ..engines.base import Engine
     from ..ensemble import Ensemble
     from ..monitor import Snapshot
@@ -55,8 +56,8 @@ class Line:
             self._width = 0
 
 
-def wait(engine: Engine, name: str, timeout: float | None, shell: Any) -> None:
-    """Wait for an ensemble in this thread; an interrupt leaves its tasks running and says so.
+def wait(engine: Engine, name: str, timeout: float | None, shell: Any, callbacks: Callbacks) -> None:
+    """Wait for an ensemble in this thread, and run its callbacks; an interrupt leaves its tasks running and says so.
 
     Without a timeout, it says why nothing can run: at the start, and when an allocation has ended.
 
@@ -69,28 +70,34 @@ def wait(engine: Engine, name: str, timeout: float | None, shell: Any) -> None:
     tracker = Tracker(engine, name)
     line = Line(shell)
     judged: set[int] | None = None
+    deadline = None if timeout is None else began + timeout
     try:
-        while True:
-            cursor = tracker.catch_up()
-            now = time.monotonic()
-            told = tracker.snapshot(engine.allocations())
-            live = {one.id for one in told.allocations if one.state in _LIVE}
-            if timeout is None and live != judged and _idle(told):
-                judged = live
-                status = explain(engine, name)
-                if status.stuck:
-                    line.say(f"Nothing runs: {status.why}")
-            late = timeout is not None and now - began >= timeout
-            if now - shown >= STEP_S or late or (told.done and line.shown):
-                line.show(static.text(_without_end(told)))
-                shown = now
-            if told.done:
-                return
-            if late:
-                raise _too_late(engine, name, timeout or 0.0)
-            left = STEP_S if timeout is None else min(STEP_S, began + timeout - now)
-            if engine.events(cursor, left).rows:
-                time.sleep(SETTLE_S)  # a commit every few milliseconds must not cost a core
+        with callbacks.attended():
+            while True:
+                cursor = tracker.catch_up()
+                now = time.monotonic()
+                told = tracker.snapshot(engine.allocations())
+                live = {one.id for one in told.allocations if one.state in _LIVE}
+                if timeout is None and live != judged and _idle(told):
+                    judged = live
+                    status = explain(engine, name)
+                    if status.stuck:
+                        line.say(f"Nothing runs: {status.why}")
+                late = deadline is not None and now >= deadline
+                if now - shown >= STEP_S or late or (told.done and line.shown):
+                    line.show(static.text(_without_end(told)))
+                    shown = now
+                if callbacks.run_due(deadline) and not late:
+                    continue  # they may have added rows
+                if told.done and not callbacks.due():
+                    break
+                if late:
+                    callbacks.raise_kept()
+                    raise _too_late(engine, name, timeout or 0.0)
+                left = STEP_S if deadline is None else min(STEP_S, deadline - now)
+                if engine.events(cursor, left).rows:
+                    time.sleep(SETTLE_S)  # a commit every few milliseconds must not cost a core
+        callbacks.raise_kept()
     except KeyboardInterrupt:
         raise ExecutorException(
             f"Interrupted; the tasks of {name!r} go on running. "

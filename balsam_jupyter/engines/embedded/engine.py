@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -169,6 +170,9 @@ class EmbeddedEngine(DiskCalls):
     def jobs(self, query: Query) -> list[JobRow]:
         return jobs.select(self.store.con, query)
 
+    def ids(self, query: Query) -> array[int]:
+        return jobs.ids(self.store.con, query)
+
     def kinds(self, ensemble: str | None = None) -> list[JobRow]:
         found = demand.samples(self.store.con, ensemble)
         return jobs.select(self.store.con, Query(ids=tuple(found))) if found else []
@@ -223,9 +227,7 @@ class EmbeddedEngine(DiskCalls):
     def events(self, after: str, timeout: float = 0.0, limit: int = 10_000) -> Events:
         if after == "now":
             return Events(str(records.last_event(self.store.con)), [])
-        ear = self._ear()
-        last = int(after or 0)
-        deadline = time.monotonic() + timeout
+        ear, last, deadline = self._ear(), int(after or 0), time.monotonic() + timeout
         while True:
             rows = records.events(self.store.con, last, limit)
             left = deadline - time.monotonic()
@@ -370,8 +372,6 @@ class EmbeddedEngine(DiskCalls):
 
     def usage(self) -> Usage:
         return self.accounts.usage()
-
-    # -- service and upkeep -------------------------------------------------------------------------------
 
     @property
     def service(self) -> ServiceControl:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -131,6 +132,23 @@ def _at_workdir(workdir: str) -> tuple[Any, ...]:
 
 
 def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
+    which, arguments = _which(query)
+    parents = _PARENTS if flow.any_dependency(con) else "NULL"
+    rows = con.execute(f"SELECT {_COLUMNS}, {parents} FROM job {which}", arguments).fetchall()
+    # What many jobs share is read and parsed once; joined to each of them it would cost more than all the rest.
+    specs = _specs(con, {row[0] for row in rows})
+    ensembles = _ensembles(con, {row[1] for row in rows})
+    # One whose spec is gone is a fault that `site check` tells of.
+    return [_job(specs[row[0]], ensembles[row[1]], *row[2:]) for row in rows if row[0] in specs]
+
+
+def ids(con: sqlite3.Connection, query: Query) -> array[int]:
+    which, arguments = _which(query)
+    return array("q", (job_id for (job_id,) in con.execute(f"SELECT job.id FROM job {which}", arguments)))
+
+
+def _which(query: Query) -> tuple[str, list[Any]]:
+    """The query as a condition with its order and page, and its arguments."""
     condition, arguments = where(query)
     column = query.order.lstrip("-")
     if column not in _ORDERS:
@@ -141,15 +159,7 @@ def select(con: sqlite3.Connection, query: Query) -> list[JobRow]:
         if query.limit is None and not query.offset
         else f" LIMIT {-1 if query.limit is None else query.limit} OFFSET {query.offset}"
     )
-    parents = _PARENTS if flow.any_dependency(con) else "NULL"
-    rows = con.execute(
-        f"SELECT {_COLUMNS}, {parents} FROM job WHERE {condition} ORDER BY {order}{page}", arguments
-    ).fetchall()
-    # What many jobs share is read and parsed once; joined to each of them it would cost more than all the rest.
-    specs = _specs(con, {row[0] for row in rows})
-    ensembles = _ensembles(con, {row[1] for row in rows})
-    # One whose spec is gone is a fault that `site check` tells of.
-    return [_job(specs[row[0]], ensembles[row[1]], *row[2:]) for row in rows if row[0] in specs]
+    return f"WHERE {condition} ORDER BY {order}{page}", arguments
 
 
 class _Spec(NamedTuple):
