@@ -39,6 +39,15 @@ def positive(name: str, value: object) -> float:
     raise BadInput(f"{name} must be a number above 0, not {value!r}.")
 
 
+def kill_wait(wait_time: object) -> float | None:
+    """Seconds from SIGTERM to SIGKILL; None for no SIGKILL."""
+    if wait_time is None:
+        return None
+    if isinstance(wait_time, int | float) and not isinstance(wait_time, bool) and 0 <= wait_time < float("inf"):
+        return wait_time
+    raise BadInput(f"wait_time must be a number of seconds, 0 or more, or None, not {wait_time!r}.")
+
+
 def mapping(name: str, value: object) -> dict[str, Any]:
     """A mapping as a dict; None is an empty one."""
     if value is None:

@@ -94,7 +94,7 @@ class Ends:
             if changes.reset:
                 self._ids = self._ended()
             elif changes.rows:
-                ended = (row for row in changes.rows if row.path[-1] in self._states)
+                ended = (row for row in changes.rows if len(row.path) > 1 and row.path[-1] in self._states)
                 self._ids = chain.from_iterable(range(row.first_id, row.last_id + 1) for row in ended)
             else:
                 return False

@@ -12,20 +12,21 @@ from typing import Any, TypeVar
 
 from . import crate, results
 from .api import Site
+from .api_check import kill_wait
 from .callbacks import Callbacks
 from .completion import AsCompleted, Waiting
 from .cost import Price, ensemble_cost
 from .disk import Cleaned, DiskUse, checked_globs
-from .errors import BadInput, NotFound, nearest
+from .errors import BadInput, nearest
 from .failures import Failures
+from .identity import summary
 from .models import TASK_STATE, EnsembleRecord, Query
 from .provenance import Provenance
+from .selection import of_rows, record_of, tag_changes, to_retry, undone
 from .status import task_counts
-from .submission import newest
+from .submission import check_name, extend, unsubmitted
 from .task import BalsamTask, Follower
 
-
-_PAGE = 500
 F = TypeVar("F", bound=Callable[[BalsamTask], Any] | None)
 
 
@@ -42,26 +43,40 @@ class Ensemble:
         Rows the submission that returned this object added, and those it found (0 and all if it was found again).
     """
 
-    def __init__(self, site: Site, follower: Follower, record: EnsembleRecord, new: int = 0) -> None:
+    def __init__(
+        self, site: Site, follower: Follower, record: EnsembleRecord, new: int = 0, first_new: int = 0
+    ) -> None:
         self._site, self._follower, self._record = site, follower, record
         self.name, self.app_name, self.generation = record.name, record.app_name, record.generation
-        self.new = new
+        self.new, self._first_new = new, first_new
         self.kept = len(self) - new
 
-    def _query(self, states: tuple[str, ...] | None = None) -> Query:
-        return Query(ensemble=self.name, generation=self.generation, states=states)
-
     @property
-    def note(self) -> str:
-        """Says so if the app has changed since and ended rows are still of another version of it; "" otherwise."""
-        return _changed_app(self._site, self._record)
+    def generations(self) -> list[int]:
+        """The generations of its name, oldest first; ``exctr.ensemble(name, generation=1)`` opens the first."""
+        return [one.generation for one in self._site.engine.ensembles() if one.name == self.name]
+
+    def _query(self) -> Query:
+        return Query(ensemble=self.name, generation=self.generation)
 
     def __len__(self) -> int:
-        return sum(self._site.engine.count(self._query()).values())
+        return sum(self._count().values())
 
     def counts(self) -> dict[str, int]:
-        """Numbers of tasks by task state, now."""
-        return task_counts(self._site.engine.count(self._query()))
+        """Numbers of tasks by task state, now.
+
+        Raises
+        ------
+        NotFound
+            If it was renamed or deleted meanwhile.
+        """
+        return task_counts(self._count())
+
+    def _count(self) -> dict[str, int]:
+        counts = self._site.engine.count(self._query())
+        if not counts:
+            record_of(self._site, self.name, self.generation)  # an error, unless only its rows are gone
+        return counts
 
     def wait(self, timeout: float | None = None) -> Ensemble:
         """Block until all tasks have ended, however they ended, and no callback is left to run; warns if nothing can.
@@ -212,14 +227,7 @@ class Ensemble:
         dict of int to str
             For each row where something is missing (it is NaN then), why.
         """
-        if outputs is None:
-            outputs = results.app_outputs(self._site, self.app_name)
-            if not outputs:
-                raise BadInput(
-                    f"App {self.app_name} declares no outputs; give them: extract({{'name': r'regex (.*)'}})."
-                )
-        rows = results.ensemble_rows(self._site, self._record, ("JOB_FINISHED",))
-        return results.extract(self._site, rows, outputs)
+        return results.extract(self._site, self._record, outputs)
 
     def disk(self) -> DiskUse:
         """What its work directories hold: bytes and files in all, by name, and the largest rows."""
@@ -246,13 +254,114 @@ class Ensemble:
         order, directories = self._site.engine.clean(self._query(), globs)
         return Cleaned(partial(self._site.engine.cleaned, order), directories, globs)
 
-    def kill(self, wait_time: float | None = 0.5) -> int:
-        """End all tasks that have not ended; returns how many (without waiting for their end)."""
-        return self._site.engine.update(self._query(), "USER_KILLED", wait_time)
+    # -- verbs --------------------------------------------------------------------------------------------
 
-    def retry(self) -> int:
-        """Run the FAILED and the killed tasks again; returns how many. The old log stays as ``job.out.1``."""
-        return self._site.engine.update(self._query(states=("FAILED", "USER_KILLED")), "RESTART_READY")
+    def kill(self, rows: Any = None, wait_time: float | None = 0.5) -> int:
+        """End tasks that have not ended; returns how many (without waiting for their end).
+
+        Parameters
+        ----------
+        rows : int or iterable of int, optional
+            Numbers of rows; by default all.
+        wait_time : float or None
+            Seconds from SIGTERM to SIGKILL for what runs. None never sends SIGKILL.
+
+        Raises
+        ------
+        BadInput
+            If there is no such row, which it names.
+        """
+        wait_s = kill_wait(wait_time)
+        return self._site.engine.update(of_rows(self._site, self._record, rows), "USER_KILLED", wait_s)
+
+    def retry(self, rows: Any = None, where: Callable[[BalsamTask], object] | None = None, failed: bool = False) -> int:
+        """Run tasks that FAILED or were killed again; returns how many. The old log stays as ``job.out.1``.
+
+        Parameters
+        ----------
+        rows : int or iterable of int, optional
+            Only these rows.
+        where : callable, optional
+            Only those for which this function of the task is true: ``lambda task: task.errcode == 9``.
+        failed : bool
+            Only those that FAILED.
+
+        Raises
+        ------
+        BadInput
+            If there is no such row, one of `rows` has finished, or `where` raises. Nothing is retried then.
+        """
+        chosen = to_retry(self._site, self._follower, self._record, rows, where, failed)
+        return self._site.engine.update(chosen, "RESTART_READY")
+
+    def missing(self, sweep: Any = None) -> list[dict[str, Any]]:
+        """Parameters of the rows that ended without having finished, and of those of `sweep` that were not submitted.
+
+        Parameters
+        ----------
+        sweep : Sweep, mapping of lists, list of mappings or DataFrame, optional
+            What the ensemble is to have.
+        """
+        unsubmitted_rows = [] if sweep is None else unsubmitted(self._site, self._record, sweep)
+        return undone(self._site, self._record) + unsubmitted_rows
+
+    def fill(self, sweep: Any = None) -> int:
+        """Run what is `missing`: retry what failed or was killed, submit what was not. Returns how many tasks."""
+        added = 0 if sweep is None else self.add(sweep)
+        return added + self.retry()
+
+    def add(self, rows: Any) -> int:
+        """Submit more rows, with the resources, tags and options of the row that came last; returns how many are new.
+
+        Parameters
+        ----------
+        rows : Sweep, mapping of lists, list of mappings or DataFrame
+            As for `submit_sweep`: rows that are there already are kept as they are.
+
+        Raises
+        ------
+        BadInput
+            If a row cannot be, or the app has changed since rows ended; nothing is stored then.
+        """
+        stored = extend(self._site, self._record, rows)
+        self._record = stored.record
+        return stored.new
+
+    def tag(self, **tags: str | None) -> int:
+        """Set tags of all its tasks, also of those that run or have ended; None removes one. Returns how many tasks."""
+        return self._site.engine.tag(self._query(), tag_changes(tags))
+
+    def rename(self, new: str) -> Ensemble:
+        """Give it, with all its generations, another name, which the tag ``workflow`` follows; directories stay.
+
+        Its callbacks are gone: a cell that is run again registers them with the ensemble of the new name.
+
+        Raises
+        ------
+        BadInput
+            If the name cannot be one, or is taken.
+        """
+        check_name(new)
+        self._site.engine.rename_ensemble(self.name, new)
+        self.on_finished(None)
+        self.name, self._record = new, replace(self._record, name=new)
+        return self
+
+    def delete(self) -> None:
+        """Delete this generation: its tasks, what they yielded and (in the background) their directories.
+
+        Raises
+        ------
+        BadInput
+            While tasks run or wait to run.
+        """
+        self._site.engine.delete_ensemble(self.name, self.generation)
+        self.on_finished(None)
+
+    # -- how it shows itself ------------------------------------------------------------------------------
+
+    def _title(self) -> str:
+        return f" (generation {self.generation})" if self.generation > 1 else ""
 
     def cost(self) -> Price:
         """What its tasks have used, in node-hours and core-hours by state, and what the rest is expected to take."""
@@ -260,7 +369,7 @@ class Ensemble:
 
     def provenance(self) -> Provenance:
         """Who submitted what of it, when, from where, with which code and packages."""
-        return Provenance(self._stored())
+        return Provenance(record_of(self._site, self.name, self.generation))
 
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write a folder that another person can run again: rows, results, the app as ``app.py``, an RO-Crate.
@@ -274,71 +383,20 @@ class Ensemble:
         --------
         balsam_jupyter.crate.export : what is in it
         """
-        return crate.export(self._site, self._stored(), path)
-
-    def _stored(self) -> EnsembleRecord:
-        """Its record as it is now."""
-        key = (self.name, self.generation)
-        records = self._site.engine.ensembles()
-        return next((one for one in records if (one.name, one.generation) == key), self._record)
+        return crate.export(self._site, record_of(self._site, self.name, self.generation), path)
 
     def _summary(self) -> str:
-        counts = self.counts()
-        waiting = counts.pop("WAITING")
-        # Rows are started in order, so as long as enough wait, the new ones are among them.
-        new = self.new if 0 < self.new <= waiting else 0
-        ended = {"FINISHED": 0, "FAILED": 0, **{state: counts[state] for state in counts}}
-        parts = [results.words(ended), f"{new} new" if new else "", f"{waiting - new} waiting" if waiting > new else ""]
-        total = sum(counts.values()) + waiting
-        rows = "1 row" if total == 1 else f"{total} rows"
-        return f"{rows}: " + ", ".join(part for part in parts if part and part != "(none)")
+        first = self._first_new - 1
+        new = task_counts(self._site.engine.count(replace(self._query(), after_id=first))) if self.new else {}
+        return summary(self.counts(), new.get("WAITING", 0))
 
     def __repr__(self) -> str:
-        note = self.note and f"; {self.note}"
-        return f"<Ensemble {self.name!r} of {self.app_name}: {self._summary()}{note}>"
+        return f"<Ensemble {self.name!r}{self._title()} of {self.app_name}: {self._summary()}>"
 
     def _repr_html_(self) -> str:
         counts = self.counts()
         head = "".join(f"<th>{state}</th>" for state in counts)
         body = "".join(f"<td>{number:,}</td>" for number in counts.values())
-        note = self.note and f"<div>{escape(self.note)}</div>"
-        title = f"Ensemble <b>{escape(self.name)}</b> of {escape(self.app_name)}: {escape(self._summary())}"
-        return f"<div><div>{title}</div><table><tr>{head}</tr><tr>{body}</tr></table>{note}</div>"
-
-
-def _changed_app(site: Site, record: EnsembleRecord) -> str:
-    try:
-        version = site.app(record.app_name).version
-    except NotFound:
-        return f"app {record.app_name} is not registered any more"
-    if version == record.app_version:
-        return ""
-    said = []
-    if _any_older(site, record, ("JOB_FINISHED",), version):
-        said.append("its finished rows are kept as they are")
-    if _any_older(site, record, ("FAILED", "USER_KILLED"), version):
-        rerun = f"BalsamExecutor().ensemble({record.name!r}).retry()"
-        said.append(f"{rerun} runs the failed and killed rows again, with the app as it is now")
-    return "; ".join([f"{record.app_name} has changed since {record.name} was made", *said]) if said else ""
-
-
-def _any_older(site: Site, record: EnsembleRecord, states: tuple[str, ...], version: str) -> bool:
-    """Whether a row in one of these states ran another version of the app; read by pages, most often one."""
-    offset = 0
-    query = Query(ensemble=record.name, generation=record.generation, states=states, limit=_PAGE)
-    while page := site.engine.jobs(replace(query, offset=offset)):
-        if any(row.app_version != version for row in page):
-            return True
-        offset += _PAGE
-    return False
-
-
-def find_ensemble(site: Site, follower: Follower, name: str) -> Ensemble:
-    """The ensemble of that name (`NotFound` names the nearest)."""
-    records = newest(site.engine.ensembles())
-    if name not in records:
-        raise NotFound(
-            f"Site {site.name!r} has no ensemble {name!r}.{nearest(str(name), records)} "
-            "exctr.ensembles() lists what there is."
-        )
-    return Ensemble(site, follower, records[name])
+        name = f"<b>{escape(self.name)}</b>{self._title()}"
+        title = f"Ensemble {name} of {escape(self.app_name)}: {escape(self._summary())}"
+        return f"<div><div>{title}</div><table><tr>{head}</tr><tr>{body}</tr></table></div>"

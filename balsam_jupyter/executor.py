@@ -12,10 +12,11 @@ from .api import BatchJob, Site, current_site, open_site
 from .api_check import allocation_request, job_common, job_ids, task_resources, text_map, transfer_map, workdir_below
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
-from .cost import Price, agreement, asked_of, price
-from .ensemble import Ensemble, find_ensemble
+from .cost import Price, asked_of, price
+from .ensemble import Ensemble
 from .errors import BadInput, ExecutorException, NotFound
 from .models import AppRecord, JobSpec, Query
+from .selection import record_of
 from .submission import LONE_TASKS, newest, row_count, slug, store_sweep
 from .task import BalsamTask, Follower, unstored_task
 
@@ -296,6 +297,7 @@ class BalsamExecutor:
         on_parent_failure: str = "fail",
         max_node_hours: float | None = None,
         scratch: bool = False,
+        if_changed: str | None = None,
     ) -> Ensemble:
         """Submit a task for each row of a sweep, in one step. Rows that the ensemble has already are kept.
 
@@ -316,6 +318,9 @@ class BalsamExecutor:
             For each task, beside ``workflow``, which is the ensemble's name.
         max_node_hours : float, optional
             Refuse it if the site is expected to have used more than so many node-hours after the new rows.
+        if_changed : {"keep", "fresh"}, optional
+            If rows ended with another version of the app: they count from then on, or all rows run in a new
+            generation (what has not ended of the old one is killed). By default refused, naming the rows.
 
         Returns
         -------
@@ -325,7 +330,7 @@ class BalsamExecutor:
         Raises
         ------
         BadInput, NotFound, Unsupported, OverLimit
-            If any row or name cannot be, or it costs too much; nothing is stored then.
+            If any row or name cannot be, it costs too much, or the app has changed; nothing is stored then.
         """
         app = self._app(None, app_name)
         wants = task_resources(
@@ -334,12 +339,11 @@ class BalsamExecutor:
         )  # fmt: skip
         common = job_common(app, wants, text_map("tags", tags), max_retries, on_parent_failure, scratch)
         files = transfer_map(transfers) or None
-        agree = agreement(self.site, app, wants, max_node_hours)
-        record, new = store_sweep(self.site, app, sweep, name, common, job_ids(parent_ids), files, agree)
-        ensemble = Ensemble(self.site, self._follower, record, new)
-        if note := ensemble.note:
-            log.warning("%s.", note)
-        return ensemble
+        parents = job_ids(parent_ids)
+        stored = store_sweep(self.site, app, sweep, name, common, parents, files, if_changed, max_node_hours)
+        if stored.note:
+            log.warning("%s: %s.", stored.record.name, stored.note)
+        return Ensemble(self.site, self._follower, stored.record, stored.new, stored.first_new)
 
     def price(self, app_name: str, sweep: Any, **wants: Any) -> Price:
         """What `submit_sweep` with these arguments would cost, as far as it is known; nothing is stored.
@@ -360,9 +364,9 @@ class BalsamExecutor:
         """
         return price(self.site, self._app(None, app_name), row_count(sweep), *asked_of(wants))
 
-    def ensemble(self, name: str) -> Ensemble:
-        """The ensemble of that name, whichever kernel submitted it."""
-        return find_ensemble(self.site, self._follower, name)
+    def ensemble(self, name: str, generation: int | None = None) -> Ensemble:
+        """The ensemble of that name, whichever kernel submitted it; by default its newest generation."""
+        return Ensemble(self.site, self._follower, record_of(self.site, name, generation))
 
     def ensembles(self) -> list[Ensemble]:
         """All ensembles of the site (their newest generations), oldest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,22 @@ def app_outputs(site: Site, app_name: str) -> dict[str, str | Callable[[Path], A
     return {name: spec if spec is not None else functions[name] for name, spec in record.outputs.items()}
 
 
-def extract(site: Site, rows: Iterable[JobRow], outputs: Mapping[str, str | Callable[[Path], Any]]) -> dict[int, str]:
-    """Compute outputs of finished jobs from their work directories and store them beside the values they have.
+def extract(
+    site: Site, record: EnsembleRecord, outputs: Mapping[str, str | Callable[[Path], Any]] | None
+) -> dict[int, str]:
+    """Compute outputs of finished rows from their work directories and store them beside the values they have.
+
+    What cannot be had is NaN, unless a value is stored already: the file it came from may have been cleaned away.
 
     Returns
     -------
     dict of int to str
-        A note for each row (by its number) where an output could not be had and is NaN.
+        A note for each row (by its number) where an output could not be had.
     """
+    if outputs is None:
+        outputs = app_outputs(site, record.app_name)
+        if not outputs:
+            raise BadInput(f"App {record.app_name} declares no outputs; give them: extract({{'name': r'regex (.*)'}}).")
     if not isinstance(outputs, Mapping) or not outputs:
         raise BadInput("outputs must be a mapping such as {'pressure': r'Press = (\\S+)'} with at least one entry.")
     for name, output in outputs.items():
@@ -78,18 +86,23 @@ def extract(site: Site, rows: Iterable[JobRow], outputs: Mapping[str, str | Call
             raise BadInput(f"Output {name!r} {why or 'must have a name that is text'}.")
     notes: dict[int, str] = {}
     data = site.data_path
+    wanted = outputs
 
     def values() -> Iterator[tuple[int, str | bytes]]:
-        for row in rows:
+        for row in ensemble_rows(site, record, ("JOB_FINISHED",)):
             if row.scratch:  # there is nothing left to read, and what was read is stored
                 notes[row.row if row.row is not None else row.id] = "its directory is gone (scratch=True)"
                 continue
-            found, note = read_outputs(data / row.workdir, outputs)
+            found, note = read_outputs(data / row.workdir, wanted)
             if note:
                 notes[row.row if row.row is not None else row.id] = note
             before = codec.decode(row.value) if row.value is not None else {}
             kept = before if isinstance(before, Mapping) else {"value": before}
-            yield row.id, codec.encode({**kept, **found})
+            lost = {name for name, value in found.items() if isinstance(value, float) and value != value}
+            yield (
+                row.id,
+                codec.encode({**kept, **{name: found[name] for name in found if name not in lost & set(kept)}}),
+            )
 
     site.engine.set_values(list(values()))
     if notes:

@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
-from .accounts import Agree
 from .api import Site
 from .api_check import positive_int
+from .codec import decode
+from .cost import agreement
 from .errors import BadInput
-from .models import AppRecord, EnsembleRecord, JobCommon, JobSpec
+from .identity import check_choice, ended_note, settle
+from .models import AppRecord, EnsembleRecord, JobCommon, JobSpec, Query
 from .provenance import noted
 from .rows import encoded
 from .sweep import Sweep
@@ -44,6 +46,26 @@ def row_count(sweep: Any) -> int:
     return len(rows) if isinstance(rows, Sized) else sum(1 for _ in rows)
 
 
+class Stored(NamedTuple):
+    """What a submission came to: the ensemble, how many rows were new, and what else there is to say ("": nothing)."""
+
+    record: EnsembleRecord
+    new: int
+    first_new: int
+    """The lowest id of a new row; 0 if there is none."""
+    note: str
+
+
+def check_name(name: object) -> None:
+    """Refuse what cannot be the name of an ensemble."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == LONE_TASKS:
+        reserved = f"{LONE_TASKS!r} is taken" if name == LONE_TASKS else f"{name!r} is not one"
+        raise BadInput(
+            f"The name of an ensemble is at most 100 letters, digits, '.', '_' and '-', beginning with a letter "
+            f"or digit; {reserved}."
+        )
+
+
 def store_sweep(
     site: Site,
     app: AppRecord,
@@ -52,15 +74,13 @@ def store_sweep(
     common: JobCommon,
     parents: tuple[int, ...],
     transfers: Mapping[str, str] | None,
-    agree: Agree = None,
-) -> tuple[EnsembleRecord, int]:
-    """Store the rows that are not there yet, all or none: the ensemble, and how many were new."""
-    if name is not None and (not isinstance(name, str) or not _NAME.fullmatch(name) or name == LONE_TASKS):
-        reserved = f"{LONE_TASKS!r} is taken" if name == LONE_TASKS else f"{name!r} is not one"
-        raise BadInput(
-            f"The name of an ensemble is at most 100 letters, digits, '.', '_' and '-', beginning with a letter "
-            f"or digit; {reserved}."
-        )
+    if_changed: str | None = None,
+    max_node_hours: float | None = None,
+) -> Stored:
+    """Store the rows that are not there yet, all or none."""
+    if name is not None:
+        check_name(name)
+    check_choice(if_changed)
     parameters, keys = encoded(app, rows_of(sweep))
     if not parameters:
         raise BadInput("The sweep is empty: it has no rows.")
@@ -76,22 +96,61 @@ def store_sweep(
         digest = blake2b(b"".join(sorted(keys)), digest_size=4).hexdigest()
         name = f"{slug(app.name)[:80]}-{digest}"
     engine = site.engine
-    record = newest(engine.ensembles()).get(name)
-    if record is not None and record.app_name != app.name:
-        raise BadInput(f"Ensemble {name!r} is of app {record.app_name}, not of {app.name}; choose another name.")
-    made = record is None
-    if record is None:
-        record = noted(EnsembleRecord(name, app.name, 1, app.version, time.time()), app, common, len(parameters), 0)
+    agree = agreement(site, app, common.resources, max_node_hours)
+    before = newest(engine.ensembles()).get(name)
+    if before is None:
+        record = EnsembleRecord(name, app.name, 1, app.version, time.time())
+    elif before.app_name != app.name:
+        raise BadInput(f"Ensemble {name!r} is of app {before.app_name}, not of {app.name}; choose another name.")
+    else:
+        record = settle(engine, before, app, if_changed)
+    begun = before is None or record.generation > before.generation
+    if begun:
+        record = noted(record, app, common, len(parameters), 0)
     tags = {"workflow": name, **common.tags}
     common = replace(common, tags=tags, ensemble=name, generation=record.generation)
     specs = (
         JobSpec(common, text, "", key, None, parents, transfers) for text, key in zip(parameters, keys, strict=True)
     )
-    submitted = engine.submit(specs, record if made else None, agree)
-    if not made:
+    note = ended_note(engine, before) if before is not None and begun else ""
+    submitted = engine.submit(specs, record if record != before else None, agree)
+    if not begun:
         record = noted(record, app, common, submitted.new, len(parameters) - submitted.new)
         engine.put_ensemble(record)
-    return record, submitted.new
+    if not record.folder:  # the engine has chosen one
+        (record,) = (one for one in engine.ensembles() if (one.name, one.generation) == (name, record.generation))
+    first_new = sorted(submitted.ids)[-submitted.new] if submitted.new else 0
+    return Stored(record, submitted.new, first_new, note)
+
+
+def extend(site: Site, record: EnsembleRecord, rows: Any) -> Stored:
+    """Store more rows of an ensemble, with the resources, tags and options of the row that came last."""
+    engine = site.engine
+    latest = newest(engine.ensembles()).get(record.name)
+    if latest is not None and latest.generation != record.generation:
+        raise BadInput(
+            f"Generation {record.generation} of {record.name!r} takes no more rows: generation {latest.generation} is "
+            f"the newest; add to ensemble({record.name!r})."
+        )
+    found = engine.jobs(Query(ensemble=record.name, generation=record.generation, order="-row", limit=1))
+    if not found:
+        raise BadInput(f"Ensemble {record.name!r} has no rows any more; submit the sweep again.")
+    (last,) = found
+    app = site.app(record.app_name)
+    common = JobCommon(
+        app.id, app.version, last.resources, last.tags, max_retries=last.max_retries,
+        on_parent_failure=last.on_parent_failure, scratch=last.scratch,
+    )  # fmt: skip
+    # A parent that was deleted holds nobody.
+    parents = tuple(row.id for row in engine.jobs(Query(ids=last.parent_ids))) if last.parent_ids else ()
+    return store_sweep(site, app, rows, record.name, common, parents, last.transfers or None)
+
+
+def unsubmitted(site: Site, record: EnsembleRecord, sweep: Any) -> list[dict[str, Any]]:
+    """The parameters of the sweep's rows that the ensemble does not have."""
+    parameters, keys = encoded(site.app(record.app_name), rows_of(sweep))
+    there = site.engine.row_ids(record.name, record.generation, keys)
+    return [decode(text) for text, key in zip(parameters, keys, strict=True) if key not in there]
 
 
 def newest(records: Iterable[EnsembleRecord]) -> dict[str, EnsembleRecord]:

@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from .api import Job, Site
+from .api_check import kill_wait
 from .api_job import outcome
 from .api_jobs import EVENTS_WAIT_S, changed_ids
 from .errors import BadInput, NotFound, TimeoutExpired
@@ -279,10 +280,9 @@ class BalsamTask:
         TimeoutExpired
             If the launcher did not confirm the end 2 s after `wait_time`.
         """
-        number = isinstance(wait_time, int | float) and not isinstance(wait_time, bool)
-        if wait_time is not None and not (number and 0 <= wait_time < float("inf")):
-            raise BadInput(f"wait_time must be a number of seconds, 0 or more, or None, not {wait_time!r}.")
-        if self._kill(wait_time) and not self._wait(lambda: self.finished, (wait_time or 0.0) + KILL_MARGIN_S):
+        if self._kill(kill_wait(wait_time)) and not self._wait(
+            lambda: self.finished, (wait_time or 0.0) + KILL_MARGIN_S
+        ):
             if wait_time is None:
                 log.warning("Task %s was sent SIGTERM but still runs.", self.name)
             else:

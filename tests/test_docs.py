@@ -13,7 +13,8 @@ from balsam_jupyter import open_site
 from .test_cli_docs import parsed
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-GUIDES = {name: (DOCS / name).read_text() for name in ("jobs.md", "sweeps.md", "cost-and-provenance.md", "adaptive.md")}
+_NAMES = ("jobs.md", "sweeps.md", "ensembles.md", "adaptive.md", "cost-and-provenance.md")
+GUIDES = {name: (DOCS / name).read_text() for name in _NAMES}
 [SETTINGS] = re.findall(r"```yaml\n(.*?)```", GUIDES["jobs.md"], re.DOTALL)
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 

@@ -220,23 +220,6 @@ def test_values_that_are_no_mapping_and_names_that_clash(exctr: BalsamExecutor, 
     assert table["x"][0] == "own" and table["value_task"][0] == 7
 
 
-def test_an_app_that_changed_keeps_its_rows_and_says_so(
-    exctr: BalsamExecutor, allocation: BatchJob, caplog: pytest.LogCaptureFixture
-) -> None:
-    def declare(text: str) -> None:
-        app = type("Said", (ApplicationDefinition,), {"site": "here", "command_template": f"echo {text} {{{{ x }}}}"})
-        exctr.register_app(app)
-
-    declare("one")
-    exctr.submit_sweep("Said", {"x": [1]}, name="said").wait(SOON)
-    assert exctr.ensemble("said").note == ""
-    declare("two")
-    ens = exctr.submit_sweep("Said", {"x": [1, 2]}, name="said").wait(SOON)
-    assert (ens.new, ens.kept) == (1, 1)
-    assert "Said has changed" in ens.note and "Said has changed" in repr(ens) and "Said has changed" in caplog.text
-    assert [task.read_stdout() for task in ens.tasks()] == ["one 1\n", "two 2\n"]
-
-
 def test_html_is_escaped(exctr: BalsamExecutor) -> None:
     exctr.register_app(Plain, app_name="<b>&")
     ens = exctr.submit_sweep("<b>&", {"a": [1], "b": [2]})

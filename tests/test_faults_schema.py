@@ -12,7 +12,7 @@ import pytest
 
 from balsam_jupyter.codec import decode, encode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
-from balsam_jupyter.engines.embedded.store.schema import SCHEMA_VERSION
+from balsam_jupyter.engines.embedded.store.schema import _MIGRATIONS, SCHEMA_VERSION
 from balsam_jupyter.errors import SiteError
 from balsam_jupyter.models import AppRecord, EnsembleRecord, JobCommon, JobSpec, Parameter, Query
 
@@ -85,6 +85,37 @@ def test_the_store_of_the_version_before_is_migrated_and_goes_on(old):
     assert old.count(Query()) == {"JOB_FINISHED": 8, "FAILED": 1, "USER_KILLED": 1}
     assert job(old, lone[3].id).attempts == 2
     check_transitions(old)
+
+
+def test_ensembles_of_older_versions_are_renamed_deleted_and_grow(home, tmp_path):
+    """Folders came with version 3: a version 2 store, with a second generation as nobody could make one then."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    con = sqlite3.connect(folder / "balsam.db")
+    con.executescript(Path(__file__).with_name("site_v1.sql").read_text() + _MIGRATIONS[2])
+    con.execute(
+        """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance)
+           VALUES('study', 2, 'Hello', '1', 0, '{}')"""
+    )
+    con.execute("PRAGMA user_version=2")
+    con.commit()
+    con.close()
+    engine = EmbeddedEngine.open("old", str(folder))
+    assert engine.store.con.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+    assert [(one.generation, one.folder) for one in engine.ensembles()] == [(1, "study"), (2, "study~2")]
+    assert engine.versions(Query(ensemble="study", generation=1)) == {"1": [range(4)]}
+    engine.rename_ensemble("study", "work")
+    rows = engine.jobs(Query(ensemble="work", generation=1))
+    assert [row.workdir for row in rows] == [f"study/{n}" for n in range(4)]
+    assert {row.tags["workflow"] for row in rows} == {"work"}
+    common = JobCommon(rows[0].app_id, ensemble="work", generation=2)
+    engine.submit([JobSpec(common, encode({"n": 9}), key=bytes(16))])
+    assert engine.jobs(Query(ensemble="work"))[0].workdir == "study~2/0"
+    (folder / "data" / "study" / "0").mkdir(parents=True)
+    engine.delete_ensemble("work", 1)
+    assert [one.folder for one in engine.ensembles()] == ["study~2"] and not (folder / "data" / "study").exists()
+    assert integrity(engine) == "ok"
+    engine.close()
 
 
 def test_two_processes_that_migrate_at_once(home, tmp_path):

@@ -235,7 +235,7 @@ def model(T: float, name: str, witness: str, options: dict, scale: float = 2.0):
     "a = %balsam_allocate -t 10",
     "%balsam_wait fixed --timeout 60",
     "%balsam_wait {two.name} --timeout 60",
-    "print(one.new, two.new, two.name, one.note + two.note)",
+    "print(one.new, two.new, two.name)",
 ]
 
 

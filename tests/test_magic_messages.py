@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from IPython.core.error import UsageError
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site, open_site
 
@@ -153,19 +154,10 @@ def test_failed_rows_come_with_a_pointer(
     run(shell, "w = %balsam_submit fails code=[0, 3] --name f")
     assert capsys.readouterr().out == pointer
     run(shell, FAILS.replace("exit {{ code }}", "true {{ code }}"))
-    ensemble = run(shell, "w = %balsam_submit fails code=[0, 3] --name f\nw")
-    assert ensemble.note == (
-        "fails has changed since f was made; its finished rows are kept as they are; BalsamExecutor()"
-        ".ensemble('f').retry() runs the failed and killed rows again, with the app as it is now"
-    )
-    assert ensemble.retry() == 1
-    assert "retry" not in ensemble.note
-    ensemble.wait(60)
-    assert "retry" not in ensemble.note and "finished rows are kept" in ensemble.note
-    run(shell, "w = %balsam_submit fails code=[5] --name g\nw").wait(60)
-    assert "1 row:" in repr(exctr.ensemble("g")) and exctr.ensemble("g").note == ""
-    run(shell, FAILS)
-    assert exctr.ensemble("g").note.startswith("fails has changed")
+    with pytest.raises(UsageError, match=r"2 rows \(0–1\) ran with version .* --keep .* --fresh"):
+        run(shell, "w = %balsam_submit fails code=[0, 3] --name f")
+    assert exctr.ensemble("f").retry() == 1
+    assert exctr.ensemble("f").wait(60).counts()["FINISHED"] == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -97,8 +97,9 @@ class Engine(Protocol):
     ) -> Submitted:
         """Store many jobs in one atomic step, or none. Rows of an ensemble that exist are kept as they are.
 
-        A new ensemble comes along as `ensemble`, so that it is stored with its rows or not at all. `agree` is told how
-        many jobs are new before they are stored for good; if it raises, none is.
+        A new ensemble comes along as `ensemble`, so that it is stored with its rows or not at all; if it is a new
+        generation, what has not ended of the one before is killed in the same step. `agree` is told how many jobs are
+        new before they are stored for good; if it raises, none is.
         """
 
     def jobs(self, query: Query) -> list[JobRow]:
@@ -136,11 +137,36 @@ class Engine(Protocol):
     def delete(self, query: Query) -> int:
         """Remove jobs that do not run; returns how many. Work directories stay."""
 
+    def tag(self, query: Query, tags: Mapping[str, str | None]) -> int:
+        """Merge `tags` into those of jobs, whatever state they are in; None removes a tag. How many jobs there are."""
+
     def put_ensemble(self, record: EnsembleRecord) -> None:
-        """Create the ensemble, or update its provenance."""
+        """Create the ensemble, or update its app's version and its provenance."""
 
     def ensembles(self) -> list[EnsembleRecord]:
-        """All ensembles, oldest first."""
+        """All ensembles, oldest first; of one name the generations in their order."""
+
+    def versions(self, query: Query) -> dict[str, list[range]]:
+        """Which versions of its app the ended rows of an ensemble ran with: the numbers of the rows, by version.
+
+        Rows that ended without having run are left out.
+        """
+
+    def row_ids(self, ensemble: str, generation: int, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """The jobs that are the rows with these keys (`JobSpec.key`); keys that no row has are left out."""
+
+    def rename_ensemble(self, name: str, new: str) -> None:
+        """Give an ensemble, all its generations, another name, and its jobs the tag `workflow` that goes with it.
+
+        Directories stay where they are. Raises `BadInput` if the new name is taken, `NotFound` if there is no such
+        ensemble.
+        """
+
+    def delete_ensemble(self, name: str, generation: int) -> None:
+        """Remove one generation: its jobs, its record and, in the background, its directory.
+
+        Raises `BadInput` while jobs of it have not ended, `NotFound` if there is no such ensemble.
+        """
 
     def allocate(self, request: AllocationRequest) -> Allocation:
         """Ask for a BatchJob. Raises `OverLimit` if the site could use more than its limit with it."""

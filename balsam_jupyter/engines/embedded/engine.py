@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ...accounts import Agree, Usage
@@ -28,20 +28,20 @@ from ...models import (
     Submitted,
     Vacuumed,
 )
-from . import byhand, files, foreground, scheduler, site, transfers, trash, upkeep
+from . import byhand, checks, files, foreground, scheduler, site, transfers, trash, upkeep
 from .accounts import SiteAccounts
 from .disk import DiskCalls
 from .doorbell import Bell, Listener, runtime_folder
-from .launcher.placement import need
-from .launcher.prepare import launch_words
 from .processor import underway
 from .processor.start import ensure
 from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
-from .store import Store, demand, jobs, records, submission, work
+from .store import Store, demand, ensembles, jobs, records, submission, work
 from .store.schema import StoreBusy
 
+KILL_WAIT_S = 0.5
+"""Between SIGTERM and SIGKILL of what a new generation of its ensemble ends."""
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
 
 
@@ -97,10 +97,7 @@ class EmbeddedEngine(DiskCalls):
     # -- apps and jobs ------------------------------------------------------------------------------------
 
     def register(self, app: AppRecord) -> int:
-        for name, value in app.environment_variables.items():
-            files.check_encodable(f"environment variable {name!r} of {app.name}", name + value)
-        for name, given in app.inputs.items():
-            files.check_encodable(f"input {name!r} of {app.name}", name + "".join(given.values()))
+        checks.app(app)
         with self.store.transaction() as con:
             app_id = records.put_app(con, app)
         self.bell.ring()
@@ -117,7 +114,7 @@ class EmbeddedEngine(DiskCalls):
 
         def check(spec: JobSpec) -> None:
             if id(spec.common) not in seen:
-                self._check(spec.common.resources)
+                checks.resources(self, spec.common.resources)
                 seen[id(spec.common)] = records.slots(self.store.con, spec.common.app_id)
             app, slots = seen[id(spec.common)]
             if slots or spec.transfers:
@@ -126,46 +123,18 @@ class EmbeddedEngine(DiskCalls):
                 transfers.check(app, slots, spec.transfers or {}, locations)
 
         with self.store.transaction() as con:
-            if ensemble is not None:
-                records.put_ensemble(con, ensemble)
+            held = False
+            if ensemble is not None and ensembles.put(con, ensemble) and ensemble.generation > 1:
+                before = Query(ensemble=ensemble.name, generation=ensemble.generation - 1)
+                _, held = jobs.kill(con, before, KILL_WAIT_S)
             submitted = submission.submit(con, specs, check)
             if agree is not None:
                 agree(submitted.new)
+        if held:
+            self._recovery.sweep()  # their launcher may be dead
         self.bell.ring()
         ensure(self.path, self.store)
         return submitted
-
-    def _check(self, asked: Resources) -> None:
-        """Refuse what can never fit at this site."""
-        if self.trouble:
-            raise SiteError(self.trouble)
-        self._check_nodes(asked.num_nodes)
-        what, node = need(asked, self.settings), f"a node of {self.site.name!r} has"
-        if what.cores > self.site.cores_per_node:
-            ranks, threads = asked.ranks_per_node, asked.threads_per_rank
-            wants = f"{ranks} ranks × {threads} threads" if ranks > 1 < threads else f"{max(ranks, threads)} "
-            wants += "" if ranks > 1 < threads else "ranks" if ranks > 1 else "threads"
-            limit = f"{node} {self.site.cores_per_node} cores"
-            nodes = -(-what.cores * what.nodes // self.site.cores_per_node)
-            apart = f", or use num_nodes={nodes} (--num-nodes)" if ranks > 1 and nodes <= self.site.nodes else ""
-            raise BadInput(f"{wants} are too many: {limit} (cores_per_node in its settings.yml); ask for fewer{apart}.")
-        if what.gpus > self.site.gpus_per_node:
-            raise BadInput(f"{what.gpus} GPUs on a node are too many: {node} {self.site.gpus_per_node}; ask for fewer.")
-        if asked.num_nodes * asked.ranks_per_node > 1 and not self.settings.mpi_launcher:
-            self.settings = site.Settings.read(self.path / "settings.yml")  # it may have been installed since
-            if not self.settings.mpi_launcher:
-                raise BadInput(
-                    "A task of several ranks needs an MPI launcher, and none of mpiexec, mpirun, srun is on the PATH: "
-                    "pip install mpich, or name it as mpi_launcher in the site's settings.yml."
-                )
-        launch_words(self.settings.mpi_launcher, asked)
-
-    def _check_nodes(self, asked: int) -> None:
-        if asked > self.site.nodes:
-            limit = f"the site {self.site.name!r} has {self.site.nodes}"
-            raise BadInput(f"{asked} nodes are too many: {limit}; ask for fewer.")
-        if asked < 1:
-            raise BadInput(f"{asked} nodes are too few; ask for at least 1.")
 
     def jobs(self, query: Query) -> list[JobRow]:
         return jobs.select(self.store.con, query)
@@ -198,7 +167,7 @@ class EmbeddedEngine(DiskCalls):
     def edit(self, ids: Iterable[int], changes: dict[str, object]) -> int:
         asked = changes.get("resources")
         if isinstance(asked, Resources):
-            self._check(asked)
+            checks.resources(self, asked)
         with self.store.transaction() as con:
             changed = jobs.edit(con, ids, changes)
         self.bell.ring()
@@ -215,12 +184,37 @@ class EmbeddedEngine(DiskCalls):
             jobs.set_values(con, values)
         self.bell.ring()
 
+    def tag(self, query: Query, tags: Mapping[str, str | None]) -> int:
+        with self.store.transaction() as con:
+            changed = jobs.tag(con, query, tags)
+        self.bell.ring()
+        return changed
+
+    # -- ensembles ----------------------------------------------------------------------------------------
+
     def put_ensemble(self, record: EnsembleRecord) -> None:
         with self.store.transaction() as con:
-            records.put_ensemble(con, record)
+            ensembles.put(con, record)
 
     def ensembles(self) -> list[EnsembleRecord]:
-        return records.ensembles(self.store.con)
+        return ensembles.records(self.store.con)
+
+    def versions(self, query: Query) -> dict[str, list[range]]:
+        return ensembles.versions(self.store.con, query)
+
+    def row_ids(self, ensemble: str, generation: int, keys: Iterable[bytes]) -> dict[bytes, int]:
+        return ensembles.row_ids(self.store.con, ensemble, generation, keys)
+
+    def rename_ensemble(self, name: str, new: str) -> None:
+        with self.store.transaction() as con:
+            ensembles.rename(con, name, new)
+        self.bell.ring()
+
+    def delete_ensemble(self, name: str, generation: int) -> None:
+        with self.store.transaction() as con:
+            folder = ensembles.delete(con, name, generation)
+        self.bell.ring()
+        trash.discard(self.path, self.path / "data" / folder)
 
     # -- changes ------------------------------------------------------------------------------------------
 
@@ -284,7 +278,7 @@ class EmbeddedEngine(DiskCalls):
     # -- allocations --------------------------------------------------------------------------------------
 
     def allocate(self, request: AllocationRequest) -> Allocation:
-        self._check_request(request)
+        checks.request(self, request)
         scheduler.reconcile(self.path, self.store)
         with self.store.transaction() as con:
             allocation_id = self.accounts.book(con, request)
@@ -293,19 +287,8 @@ class EmbeddedEngine(DiskCalls):
         return records.allocation(self.store.con, allocation_id)
 
     def run_allocation(self, request: AllocationRequest, show: Callable[[str], None]) -> Allocation:
-        self._check_request(request)
+        checks.request(self, request)
         return foreground.run(self, request, show)
-
-    def _check_request(self, request: AllocationRequest) -> None:
-        self._check_nodes(request.num_nodes)
-        if request.wall_time_min <= 0:
-            raise BadInput(f"wall_time_min is {request.wall_time_min}; give more than 0 minutes.")
-        if request.job_mode not in ("mpi", "serial"):
-            raise BadInput(f"Unknown job mode {request.job_mode!r}: use 'mpi' or 'serial'.")
-        if request.queue != "local":
-            raise BadInput(f"Unknown queue {request.queue!r}: the embedded engine has one, 'local'.")
-        site.Settings.read(self.path / "settings.yml")  # its launcher will
-        scheduler.check_template(self.path)
 
     def allocations(self) -> list[Allocation]:
         self.look_after()
@@ -359,12 +342,12 @@ class EmbeddedEngine(DiskCalls):
         return files.log_piece(self._workdir(job_id), start, most)
 
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
-        self._check(job.resources)
+        checks.resources(self, job.resources)
         return byhand.command(self, job)
 
     def try_job(self, job_id: int, folder: Path, output: int, show: Callable[[str], None]) -> int:
         job = self._job(job_id)
-        self._check(job.resources)
+        checks.resources(self, job.resources)
         return byhand.run(self, job, folder, output, show)
 
     def hooks(self) -> list[HookRun]:

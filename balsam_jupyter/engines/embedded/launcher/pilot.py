@@ -11,6 +11,7 @@ import itertools
 import logging
 import os
 import select
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
@@ -288,6 +289,8 @@ class Pilot:
             time.sleep(GROUP_S)
             return
         self.trouble = ""
+        if any(each.spec_id not in self.tags for _, _, works in taken for each in works):
+            self.learn(self.store.con)  # submitted, or tagged, since this launcher looked around
         self.starts, self.ends, self.done, self.released = {}, [], [], []
         self.news |= runnable  # a child, or a job that is run again
         for job_id, _, _ in running:
@@ -314,6 +317,14 @@ class Pilot:
         for job_id, wait in work.kills(con, self.session.id):
             if job_id in self.jobs:
                 self.endings.kill(self.jobs[job_id], None if wait < 0 else wait)
+        self.learn(con)
+        self.handing.current.clear()
+        ready = work.ready_shapes(con)
+        for partition in self.partitions:
+            partition.look(con, ready, self.deadline - time.monotonic())
+
+    def learn(self, con: sqlite3.Connection) -> None:
+        """Read the kinds of jobs that are new."""
         for shape_id, asked in work.shapes(con, self.shapes_seen):
             self.shapes_seen = shape_id
             for partition in self.partitions:
@@ -322,10 +333,6 @@ class Pilot:
             self.tags[spec_id] = tags
             for partition in self.partitions:
                 partition.learn_spec(spec_id, shape_id, tags)
-        self.handing.current.clear()
-        ready = work.ready_shapes(con)
-        for partition in self.partitions:
-            partition.look(con, ready, self.deadline - time.monotonic())
 
     # -- beginning and end --------------------------------------------------------------------------------
 

@@ -98,6 +98,8 @@ def where(query: Query) -> tuple[str, list[Any]]:
     if query.ensemble is not None:
         column = "job.ensemble_id" if query.ids is None else "+job.ensemble_id"  # ids find the rows, not this index
         add(f"{column} = ({ENSEMBLE})", query.ensemble, query.generation)
+    if query.rows is not None:
+        add("job.row IN (SELECT value FROM json_each(?))", json.dumps(query.rows))
     if query.app_name is not None:
         add(
             "job.spec_id IN (SELECT spec.id FROM spec JOIN app ON app.id = spec.app_id WHERE app.name = ?)",
@@ -313,6 +315,27 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: Mapping[str, Any]
     if session is None:  # else the step of whoever holds the job tells of it
         touch(con, touched)
     return len(touched)
+
+
+def tag(con: sqlite3.Connection, query: Query, tags: Mapping[str, str | None]) -> int:
+    """Merge tags into those of jobs (None removes one), once for all jobs that share them. How many jobs there are."""
+    condition, arguments = where(query)
+    shared = con.execute(
+        f"""SELECT id, app_id, resources, tags, options FROM spec
+            WHERE id IN (SELECT DISTINCT spec_id FROM job WHERE {condition})""",
+        arguments,
+    ).fetchall()
+    moves = []
+    for spec_id, app_id, resources, before, options in shared:
+        merged = {key: word for key, word in {**json.loads(before), **tags}.items() if word is not None}
+        moves.append((intern_spec(con, app_id, resources, json.dumps(merged, sort_keys=True), options).id, spec_id))
+    # One statement, by what each job has now: what one spec's jobs become may be what another's are.
+    found = con.execute(f"SELECT id, spec_id FROM job WHERE {condition}", arguments).fetchall()
+    after = {spec_id: new for new, spec_id in moves if new != spec_id}
+    changed = [(after[spec_id], job) for job, spec_id in found if spec_id in after]
+    con.executemany("UPDATE job SET spec_id = ? WHERE id = ?", changed)
+    touch(con, (job for _, job in changed))
+    return len(found)
 
 
 def delete(con: sqlite3.Connection, query: Query) -> int:

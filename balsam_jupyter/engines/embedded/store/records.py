@@ -1,4 +1,4 @@
-"""Apps, ensembles, allocations, events."""
+"""Apps, allocations, events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from ....codec import decode, encode
 from ....errors import NotFound
-from ....models import Allocation, AllocationRequest, AppRecord, EnsembleRecord, EventRow, Parameter
+from ....models import Allocation, AllocationRequest, AppRecord, EventRow, Parameter
 
 
 def put_app(con: sqlite3.Connection, app: AppRecord) -> int:
@@ -72,41 +72,6 @@ def slots(con: sqlite3.Connection, app_id: int) -> tuple[str, dict[str, dict[str
 
 def app_changes(con: sqlite3.Connection, app_id: int) -> int:
     return int(con.execute("SELECT changes FROM app WHERE id = ?", (app_id,)).fetchone()[0])
-
-
-def put_ensemble(con: sqlite3.Connection, record: EnsembleRecord) -> None:
-    provenance = json.dumps(record.provenance, default=str)
-    known = con.execute(
-        "UPDATE ensemble SET app_version = ?, provenance = ? WHERE name = ? AND generation = ?",
-        (record.app_version, provenance, record.name, record.generation),
-    )
-    if known.rowcount:
-        return
-    con.execute(
-        """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance, folder)
-           VALUES(?, ?, ?, ?, ?, ?, ?)""",
-        (record.name, record.generation, record.app_name, record.app_version, record.created or time.time(),
-         provenance, _free_folder(con, record.name)),
-    )  # fmt: skip
-
-
-def _free_folder(con: sqlite3.Connection, name: str) -> str:
-    """A folder below ``data/`` for a new ensemble; no ensemble can have a name with "~"."""
-    folder, number = name, 1
-    while con.execute("SELECT 1 FROM ensemble WHERE folder = ?", (folder,)).fetchone():
-        number += 1
-        folder = f"{name}~{number}"
-    return folder
-
-
-def ensembles(con: sqlite3.Connection) -> list[EnsembleRecord]:
-    rows = con.execute(
-        "SELECT name, app_name, generation, app_version, created, provenance, folder FROM ensemble ORDER BY id"
-    ).fetchall()
-    return [
-        EnsembleRecord(name, app_name, generation, version, created, json.loads(provenance), folder)
-        for name, app_name, generation, version, created, provenance, folder in rows
-    ]
 
 
 def add_allocation(con: sqlite3.Connection, request: AllocationRequest) -> int:
