@@ -219,13 +219,12 @@ class Ensemble:
         Parameters
         ----------
         outputs : mapping, optional
-            As in an app's `outputs`: a regular expression with one group (searched in ``job.out``),
-            ``"file.json:key"``, or a function of the work directory. Without it, those the app declares.
+            As in an app's `outputs`; without it, those the app declares.
 
         Returns
         -------
         dict of int to str
-            For each row where something is missing (it is NaN then), why.
+            For each row where something is missing, why. It is NaN then, unless a value is stored from before.
         """
         return results.extract(self._site, self._record, outputs)
 
@@ -360,9 +359,6 @@ class Ensemble:
 
     # -- how it shows itself ------------------------------------------------------------------------------
 
-    def _title(self) -> str:
-        return f" (generation {self.generation})" if self.generation > 1 else ""
-
     def cost(self) -> Price:
         """What its tasks have used, in node-hours and core-hours by state, and what the rest is expected to take."""
         return ensemble_cost(self._site, self._record)
@@ -389,6 +385,9 @@ class Ensemble:
         first = self._first_new - 1
         new = task_counts(self._site.engine.count(replace(self._query(), after_id=first))) if self.new else {}
         return summary(self.counts(), new.get("WAITING", 0))
+
+    def _title(self) -> str:
+        return f" (generation {self.generation})" if self.generation > 1 else ""
 
     def __repr__(self) -> str:
         return f"<Ensemble {self.name!r}{self._title()} of {self.app_name}: {self._summary()}>"

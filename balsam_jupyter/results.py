@@ -98,11 +98,9 @@ def extract(
                 notes[row.row if row.row is not None else row.id] = note
             before = codec.decode(row.value) if row.value is not None else {}
             kept = before if isinstance(before, Mapping) else {"value": before}
-            lost = {name for name, value in found.items() if isinstance(value, float) and value != value}
-            yield (
-                row.id,
-                codec.encode({**kept, **{name: found[name] for name in found if name not in lost & set(kept)}}),
-            )
+            lost = {name for name, one in found.items() if isinstance(one, float) and one != one}
+            news = {name: one for name, one in found.items() if name not in lost or name not in kept}
+            yield row.id, codec.encode({**kept, **news})
 
     site.engine.set_values(list(values()))
     if notes:
