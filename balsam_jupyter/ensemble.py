@@ -173,6 +173,7 @@ class Ensemble:
         return Callbacks.of(self._site, self._record)
 
     def _waiting(self, timeout: float | None, each: bool = False) -> Waiting:
+        record_of(self._site, self.name, self.generation)  # an error if it is gone
         return Waiting(self._site, self._follower, self._record, timeout, each)
 
     def tasks(self, state: str | None = None) -> list[BalsamTask]:
@@ -214,12 +215,7 @@ class Ensemble:
         return Failures.of(self._site, self._record)
 
     def extract(self, outputs: Mapping[str, str | Callable[[Path], Any]] | None = None) -> dict[int, str]:
-        """Compute outputs again, or other outputs, from the files of the finished tasks, and store them.
-
-        Parameters
-        ----------
-        outputs : mapping, optional
-            As in an app's `outputs`; without it, those the app declares.
+        """Compute outputs from the files of the finished tasks again, or others than the app's, and store them.
 
         Returns
         -------
