@@ -13,7 +13,7 @@ from IPython.core.error import UsageError
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site, open_site
 
 from . import test_magics
-from .test_magics import HELLO, Shell, refused, run
+from .test_magics import HELLO, Shell, mistake, refused, run
 
 shell = test_magics.shell
 
@@ -161,18 +161,19 @@ def test_failed_rows_come_with_a_pointer(
 
 
 @pytest.mark.parametrize(
-    ("cell", "says"),
+    ("cell", "says", "marked"),
     [
-        ("def f(x):\n    y = (1\n    return x", "SyntaxError in line 3 of the cell: '(' was never closed\n    y = (1"),
-        ("return 1", "SyntaxError in line 2 of the cell: 'return' outside function"),
-        ("def f(x):\nreturn x", "IndentationError in line 3 of the cell: expected an indented block"),
+        ("def f(x):\n    y = (1\n    return x", "SyntaxError in line 3 of the cell: '(' was never closed", "("),
+        ("return 1", "SyntaxError in line 2 of the cell: 'return' outside function", "r"),
+        ("def f(x):\nreturn x", "IndentationError in line 3 of the cell: expected an indented block", "r"),
     ],
 )
 @pytest.mark.usefixtures("site")
 def test_a_syntax_error_is_the_users_lines_only(
-    shell: Shell, capsys: pytest.CaptureFixture[str], cell: str, says: str
+    shell: Shell, capsys: pytest.CaptureFixture[str], cell: str, says: str, marked: str
 ) -> None:
-    assert refused(shell, capsys, f"%%balsam_app f --python\n{cell}").startswith(says)
+    said, word = mistake(shell, capsys, f"%%balsam_app f --python\n{cell}")
+    assert said.startswith(says) and word == marked
 
 
 @pytest.mark.parametrize("magic", ["status", "watch", "wait", "results", "logs", "kill"])
