@@ -15,10 +15,10 @@ _QUOTED = re.compile(r"""(?<!\w)(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")""")
 
 
 class Mistake(BadInput):
-    """A mistake of which the place is known: from `start` to `end`, in the magic's line or in the cell below it."""
+    """A mistake in one line, of which the place is known: from `start` to `end`, in the magic's line or in its cell."""
 
     def __init__(self, message: str, start: int, end: int, in_cell: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(_plain(message))
         self.start, self.end, self.in_cell = start, end, in_cell
 
 
