@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
+import io
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput
+from ..sweep import Sweep
 from .expressions import Expression
 from .mistakes import Mistake
 
@@ -96,40 +97,23 @@ def _loader() -> type[yaml.SafeLoader]:
     return Loader
 
 
-def _csv(cell: str, start: int) -> list[dict[str, Any]]:
-    reader = csv.reader(cell[start:].splitlines(keepends=True), skipinitialspace=True, strict=True)
-    above = cell.count("\n", 0, start)
-    lines = cell.splitlines(keepends=True)
-    rows: list[dict[str, Any]] = []
-    names: list[str] = []
+class _Text(io.StringIO):
+    """The cell as a file whose errors say so."""
+
+    name = "the cell"
+
+
+def _csv(cell: str, start: int) -> Sweep:
     try:
-        for fields in reader:
-            number = above + reader.line_num - 1
-            begin = sum(map(len, lines[:number]))
-            end = begin + len(lines[number].rstrip())
-            if not names:
-                names = [name.strip() for name in fields]
-                if len(set(names)) < len(names):
-                    raise _wrong(cell, begin, end, "A name is there twice in the header.")
-            elif fields:
-                if len(fields) != len(names):
-                    said = f"{_where(cell, begin)} has {len(fields)} fields, the header {len(names)} names."
-                    raise _wrong(cell, begin, end, said)
-                cells = zip(names, fields, strict=True)
-                rows.append({name: _value(field.strip()) for name, field in cells if field.strip()})
-    except csv.Error as error:
-        raise BadInput(f"The cell is not CSV: {error}.") from None
-    return rows
-
-
-def _value(text: str) -> Any:
-    """A field of CSV: a whole number, a number, or text."""
-    for kind in (int, float) if "_" not in text else ():
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
+        above = cell.count("\n", 0, start) + 1  # the first line of the cell is the magic's own
+        return Sweep.from_csv(_Text("\n" * above + cell[start:]))
+    except BadInput as error:
+        line = re.search(r"line (\d+)", str(error))
+        if line is None:
+            raise
+        lines = cell.splitlines(keepends=True)
+        begin = sum(map(len, lines[: int(line[1]) - 2]))
+        raise _wrong(cell, begin, begin + len(lines[int(line[1]) - 2].rstrip()), str(error)) from None
 
 
 def _where(cell: str, at: int) -> str:

@@ -46,10 +46,7 @@ def _with_cell(asked: Asked, values: dict[str, Any], body: Any) -> Sweep:
         return _combined(asked, {**values, **body})
     rows = rows_of(body)
     sweep = rows if isinstance(rows, Sweep) else Sweep.rows(rows)
-    if not values:
-        return sweep
-    line = list(Sweep.grid(**values))
-    return Sweep.rows({**row, **more} for row in sweep for more in line)
+    return sweep * Sweep.grid(**values) if values else sweep
 
 
 def _value(asked: Asked, name: str, part: Expression, namespace: dict[str, Any]) -> Any:
