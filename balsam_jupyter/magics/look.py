@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from ..failures import log_of
 from ..models import TASK_STATES, Query
 from ..status import explain, task_counts
 from ..submission import newest
-from ..failures import log_of
+from . import cost
 from .grammar import WHOLE, argument, option
 from .line import Asked
 from .magic import magic
@@ -78,6 +79,30 @@ def balsam_results(session: Session, asked: Asked) -> Any:
         df = %balsam_results scan-1
     """
     return session.ensemble(asked.name).to_dataframe()
+
+
+@magic(argument("name", "the ensemble", completes="ensemble"))
+def balsam_failures(session: Session, asked: Asked) -> Any:
+    """Group the failed tasks of an ensemble by what their errors have in common, with one example's log each.
+
+    Example::
+
+        %balsam_failures scan-1
+    """
+    return session.ensemble(asked.name).failures()
+
+
+@magic(argument("name", "an ensemble; left out: the site, and each of its ensembles", default=None,
+                completes="ensemble"))  # fmt: skip
+def balsam_cost(session: Session, asked: Asked) -> Any:
+    """Show the node-hours used, and what the tasks that are left ask for and when they will have ended.
+
+    Examples::
+
+        %balsam_cost
+        %balsam_cost scan-1
+    """
+    return cost.of_site(session) if asked.name is None else session.ensemble(asked.name).cost()
 
 
 @magic(

@@ -7,19 +7,15 @@ from typing import Any
 from ..api_check import nodes_of, partition
 from ..errors import BadInput, listing
 from ..status import queued_behind
-from . import service
+from . import cost, service
 from .grammar import FLAG, NUMBER, PAIR, PARAMETERS, WHOLE, argument, option
 from .line import Asked
 from .magic import magic
 from .progress import point_to_failed
 from .report import Report
 from .session import Session
-from .submission import dry_run, sweep_of
+from .submission import RESOURCES, dry_run, sweep_of
 
-WANTS = (
-    "num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "threads_per_rank", "gpus_per_rank",
-    "wall_time_min", "max_retries",
-)  # fmt: skip
 _LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 
 
@@ -34,6 +30,8 @@ _LIVE = ("pending_submission", "queued", "running", "pending_deletion")
            completes="ensemble"),
     option("-p --partition", "a part with a job mode, nodes and tags of its own", metavar="MODE:NODES[:KEY=VALUE]",
            many=True, completes="partition"),
+    option("--max-node-hours", "refuse it if the site could use more than this with it", kind=NUMBER),
+    option("--dry-run", "show the price; ask for nothing", kind=FLAG),
 )  # fmt: skip
 def balsam_allocate(session: Session, asked: Asked) -> Any:
     """Ask for nodes for some minutes, in which tasks then run. Returns the BatchJob.
@@ -42,19 +40,23 @@ def balsam_allocate(session: Session, asked: Asked) -> Any:
 
         %balsam_allocate -n 1 -t 10 -q local -A local --job-mode serial
         %balsam_allocate -t 10 -p mpi:2:role=leader -p serial:6:role=worker
+        %balsam_allocate -n 4 -t 120 --max-node-hours 10 --dry-run
     """
     parts = [partition(text) for text in asked.partition]
-    allocation = session.executor.submit_allocation(
-        session.site.id,
-        nodes_of(asked.num_nodes, parts),
-        asked.wall_time_min,
-        job_mode=asked.job_mode,
-        queue=asked.queue,
-        project=asked.project,
-        filter_tags=dict(asked.filter_tags),
-        partitions=parts,
-        wf_filter=asked.wf_filter,
-    )
+    wanted = {
+        "num_nodes": nodes_of(asked.num_nodes, parts),
+        "wall_time_min": asked.wall_time_min,
+        "job_mode": asked.job_mode,
+        "queue": asked.queue,
+        "project": asked.project,
+        "filter_tags": dict(asked.filter_tags),
+        "partitions": parts,
+        "wf_filter": asked.wf_filter,
+        "max_node_hours": asked.max_node_hours,
+    }
+    if asked.dry_run:
+        return cost.of_allocation(session.site, **wanted)
+    allocation = session.executor.submit_allocation(session.site.id, **wanted)
     if behind := queued_behind(session.site.engine, allocation.id):
         print(f"Allocation {allocation.id} is queued, behind {behind}.")
     return allocation
@@ -113,8 +115,10 @@ def balsam_service(session: Session, asked: Asked) -> Any:
     option("--gpus-per-rank", "GPUs of each process", kind=NUMBER, metavar="N", default=0),
     option("--wall-time-min", "what a task may take", kind=NUMBER, metavar="MINUTES", default=0),
     option("--max-retries", "run a task that fails again so often", kind=WHOLE, default=0),
+    option("--scratch", "remove the directory of a task once it has finished well", kind=FLAG),
+    option("--max-node-hours", "refuse them if the site is expected to use more than this", kind=NUMBER),
     option("--zip", "pair the lists item by item instead of a grid", kind=FLAG),
-    option("--dry-run", "show the rows and the first commands; store nothing", kind=FLAG),
+    option("--dry-run", "show the price, the rows and the first commands; store nothing", kind=FLAG),
     cell="the sweep, where it is too long for the line",
 )
 def balsam_submit(session: Session, asked: Asked, cell: str | None) -> Any:
@@ -139,8 +143,8 @@ def balsam_submit(session: Session, asked: Asked, cell: str | None) -> Any:
     """
     sweep = sweep_of(asked, session.namespace, cell)
     if asked.dry_run:
-        return dry_run(session.executor, asked.app, sweep)
-    wants = {name: getattr(asked, name) for name in WANTS}
+        return dry_run(session.executor, asked, sweep)
+    wants = {name: getattr(asked, name) for name in (*RESOURCES, "max_retries", "max_node_hours", "scratch")}
     ensemble = session.executor.submit_sweep(asked.app, sweep, name=asked.name, tags=dict(asked.tags), **wants)
     if ensemble.kept:
         point_to_failed(ensemble)

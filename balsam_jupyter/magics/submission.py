@@ -18,6 +18,10 @@ from .mistakes import one_line
 from .report import MOST_ROWS, Report, Table
 
 COMMANDS = 3
+RESOURCES = (
+    "num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "threads_per_rank", "gpus_per_rank",
+    "wall_time_min",
+)  # fmt: skip
 
 
 def sweep_of(asked: Asked, namespace: dict[str, Any], cell: str | None) -> Sweep | list[dict[str, Any]]:
@@ -76,9 +80,11 @@ def _combined(asked: Asked, values: Mapping[str, Any]) -> Sweep:
         raise asked.wrong("zip", str(error)) from None
 
 
-def dry_run(executor: BalsamExecutor, app_name: str, sweep: Sweep | list[dict[str, Any]]) -> Report:
-    """The rows and the first commands of a submission; every row is checked and nothing is stored."""
-    app = executor.site.app(app_name)
+def dry_run(executor: BalsamExecutor, asked: Asked, sweep: Sweep | list[dict[str, Any]]) -> Report:
+    """The price, the rows and the first commands of a submission; every row is checked and nothing is stored."""
+    app = executor.site.app(asked.app)
+    wants = {name: getattr(asked, name) for name in RESOURCES}
+    price = executor.price(asked.app, len(sweep), tags=dict(asked.tags), **wants)
     shown: list[dict[str, Any]] = []
     for at, row in enumerate(sweep):
         try:
@@ -92,8 +98,8 @@ def dry_run(executor: BalsamExecutor, app_name: str, sweep: Sweep | list[dict[st
     commands = [_command(executor, app, row) for row in shown[:COMMANDS]]
     more = [f"… and {len(sweep) - COMMANDS} more"] if len(sweep) > COMMANDS else []
     tasks = "1 task" if len(sweep) == 1 else f"{len(sweep):,} tasks"
-    title = f"Dry run: {tasks} of app {app_name!r}; nothing was stored."
-    return Report(title, [table] if columns else [], [*commands, *more])
+    title = f"Dry run: {tasks} of app {asked.app!r}; nothing was stored."
+    return Report(title, [price, *([table] if columns else [])], [*commands, *more])
 
 
 def _command(executor: BalsamExecutor, app: AppRecord, row: dict[str, Any]) -> str:
