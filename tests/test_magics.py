@@ -115,7 +115,8 @@ def test_a_dry_run_shows_and_stores_nothing(shell: Shell, site: Site) -> None:
     run(shell, HELLO)
     report = run(shell, "d = %balsam_submit hello name=[f'<{i}>' for i in range(30)] n=0 --dry-run\nd")
     shown = repr(report)
-    assert shown.startswith("Dry run: 30 tasks of app 'hello'; nothing was stored.\nname    n\n'<0>'   0\n")
+    assert shown.startswith("Dry run: 30 tasks of app 'hello'; nothing was stored.\n<Price of 30 tasks of hello: ")
+    assert "\nname    n\n'<0>'   0\n" in shown
     assert "… and 10 more" in shown and "… and 27 more" in shown and shown.count("out.json") == 3
     assert "&lt;0&gt;" in report._repr_html_() and "<0>" not in report._repr_html_()
     assert site.engine.count(Query()) == {} and site.engine.ensembles() == []
