@@ -13,7 +13,7 @@ from . import cost
 from .grammar import WHOLE, argument, option
 from .line import Asked
 from .magic import magic
-from .report import Log, Report, Table
+from .report import MOST_ROWS, Log, Report, Table
 from .session import Session
 
 
@@ -50,11 +50,12 @@ def balsam_ensembles(session: Session, asked: Asked) -> Any:
 def _ensembles(session: Session) -> Table:
     engine = session.site.engine
     rows = []
-    for record in reversed(newest(engine.ensembles()).values()):
+    records = [*newest(engine.ensembles()).values()][::-1]
+    for record in records[:MOST_ROWS]:
         counts = task_counts(engine.count(Query(ensemble=record.name)))
         begun = time.strftime("%F %H:%M", time.localtime(record.created))
         rows.append([record.name, record.app_name, sum(counts.values()), *counts.values(), begun])
-    return Table(["ensemble", "app", "tasks", *TASK_STATES, "begun"], rows)
+    return Table(["ensemble", "app", "tasks", *TASK_STATES, "begun"], rows, len(records))
 
 
 @magic(argument("name", "the ensemble", completes="ensemble"))
