@@ -42,7 +42,8 @@ LINES = {
     "balsam_cost": ["scan", ""],
     "balsam_failures": ["scan"],
     "balsam_logs": ["scan -n 5", "1", "both_2 --lines 3"],
-    "balsam_kill": ["scan 1", "1 2 both_3 --now"],
+    "balsam_kill": ["scan 1", "1 2 both_3 --now", "scan --rows 0-1 1"],
+    "balsam_retry": ["scan 0 1", "scan --failed", "scan --where T > 1 and task.id != number"],
     "balsam_revoke": ["1", "all", ""],
     "balsam_service": ["start -t 20 --job-mode serial --tag k=v", "status", "stop --revoke"],
 }  # fmt: skip

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from IPython.core.error import UsageError
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site, open_site
 
@@ -142,9 +141,7 @@ def test_a_wait_in_which_the_allocation_ends_says_so_once(
 
 
 @pytest.mark.usefixtures("allocation")
-def test_failed_rows_come_with_a_pointer(
-    shell: Shell, exctr: BalsamExecutor, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_rows_come_with_a_pointer(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     run(shell, FAILS)
     run(shell, "%balsam_submit fails code=[0, 3] --name f")
     capsys.readouterr()
@@ -154,10 +151,11 @@ def test_failed_rows_come_with_a_pointer(
     run(shell, "w = %balsam_submit fails code=[0, 3] --name f")
     assert capsys.readouterr().out == pointer
     run(shell, FAILS.replace("exit {{ code }}", "true {{ code }}"))
-    with pytest.raises(UsageError, match=r"2 rows \(0–1\) ran with version .* --keep .* --fresh"):
-        run(shell, "w = %balsam_submit fails code=[0, 3] --name f")
-    assert exctr.ensemble("f").retry() == 1
-    assert exctr.ensemble("f").wait(60).counts()["FINISHED"] == 2
+    assert "2 rows (0–1) ran with version" in refused(shell, capsys, "%balsam_submit fails code=[0, 3] --name f")
+    run(shell, "w = %balsam_submit fails code=[0, 3] --name f --keep")
+    assert capsys.readouterr().out.endswith(pointer)
+    assert repr(run(shell, "r = %balsam_retry f\nr")) == "ensemble 'f': 1 task will run again."
+    assert run(shell, "w = %balsam_wait f --timeout 60\nw").counts()["FINISHED"] == 2
 
 
 @pytest.mark.parametrize(

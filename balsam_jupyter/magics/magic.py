@@ -59,6 +59,8 @@ class Magic:
 
     def _said(self, error: BalsamJupyterError, line: str, cell: str | None, asked: Asked | None) -> str:
         """The error's message; the line with a caret under the word it is about, if that can be told."""
+        if isinstance(error.__cause__, Mistake):  # of an expression that was called from below
+            error = error.__cause__
         message = str(error)
         if isinstance(error, Mistake):
             if error.in_cell:

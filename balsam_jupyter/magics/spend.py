@@ -117,6 +117,8 @@ def balsam_service(session: Session, asked: Asked) -> Any:
     option("--max-retries", "run a task that fails again so often", kind=WHOLE, default=0),
     option("--scratch", "remove the directory of a task once it has finished well", kind=FLAG),
     option("--max-node-hours", "refuse them if the site is expected to use more than this", kind=NUMBER),
+    option("--keep", "where the app has changed since rows ended: let them count as they are", kind=FLAG),
+    option("--fresh", "where the app has changed since rows ended: run all rows, as a new generation", kind=FLAG),
     option("--zip", "pair the lists item by item instead of a grid", kind=FLAG),
     option("--dry-run", "show the price, the rows and the first commands; store nothing", kind=FLAG),
     cell="the sweep, where it is too long for the line",
@@ -141,11 +143,16 @@ def balsam_submit(session: Session, asked: Asked, cell: str | None) -> Any:
         P: [0.1, 1.0]
         element: Ar
     """
+    if asked.keep and asked.fresh:
+        raise asked.wrong("fresh", "--keep and --fresh contradict each other: give one of them.")
     sweep = sweep_of(asked, session.namespace, cell)
     if asked.dry_run:
         return dry_run(session.executor, asked, sweep)
     wants = {name: getattr(asked, name) for name in (*RESOURCES, "max_retries", "max_node_hours", "scratch")}
-    ensemble = session.executor.submit_sweep(asked.app, sweep, name=asked.name, tags=dict(asked.tags), **wants)
+    if_changed = "keep" if asked.keep else "fresh" if asked.fresh else None
+    ensemble = session.executor.submit_sweep(
+        asked.app, sweep, name=asked.name, tags=dict(asked.tags), if_changed=if_changed, **wants
+    )
     if ensemble.kept:
         point_to_failed(ensemble)
     return ensemble
