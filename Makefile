@@ -7,13 +7,14 @@ SETUP := pyproject.toml tools/setup.sh
 export PYTHON
 
 .NOTPARALLEL: # two cores, and tests that measure time
-.PHONY: help demo lab test lint pytest notebooks ipykernel6 bench soak refresh clean
+.PHONY: help demo lab test lint pytest notebooks ipykernel6 bench soak refresh docs clean
 
 help:
 	@echo "make demo   run the quickstart notebook headless and print its results"
 	@echo "make lab    start JupyterLab on the notebooks"
 	@echo "make test   everything CI runs: ruff, mypy, pytest, the notebooks"
 	@echo "make bench  benchmarks;  make soak  long tests;  make refresh  run the notebooks and save them"
+	@echo "make docs   write docs/magics.md from the magics"
 
 demo: .venv/.stamp-tutorials
 	@$(BIN)/python tools/demo.py
@@ -49,6 +50,9 @@ soak: .venv/.stamp-dev
 
 refresh: .venv/.stamp-dev
 	$(BIN)/python tools/refresh.py
+
+docs: .venv/.stamp-dev
+	$(BIN)/python tools/magics.py
 
 clean:
 	rm -rf .venv .venv-balsam .venv-openmpi .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

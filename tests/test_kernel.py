@@ -261,13 +261,14 @@ def test_errors_are_one_line_and_stop_run_all(start: Start) -> None:
     for code, says in (
         ("x = %balsam_results nothing", "Site 'here' has no ensemble 'nothing'."),
         ("%balsam_submit nothing x=1", "Site 'here' has no app 'nothing'"),
-        ("%balsam_allocate -n 1 --minuets 3", "unrecognized arguments: --minuets 3"),
+        ("%balsam_allocate -n 1 --minuets 3", "%balsam_allocate has no option --minuets. Did you mean '--minutes'?"),
         ("%%balsam_app x --param 1\necho", "--param 1: '1' is not a Python identifier."),
     ):
         cell = kernel.run(code)
         assert (cell.reply["status"], cell.reply["ename"]) == ("error", "UsageError")
         assert cell.streams.startswith(f"UsageError: {says}")
-        assert len(cell.streams.strip().splitlines()) == 1
+        said, line, caret = cell.streams.rstrip().splitlines()
+        assert said and line.strip().startswith("%") and caret.strip(" ").strip("^") == ""
         assert not cell.bundles("error")
 
 

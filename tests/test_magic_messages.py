@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from IPython.core.error import UsageError
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site, open_site
 
 from . import test_magics
-from .test_magics import HELLO, Shell, refused, run
+from .test_magics import HELLO, Shell, mistake, refused, run
 
 shell = test_magics.shell
 
@@ -142,9 +141,7 @@ def test_a_wait_in_which_the_allocation_ends_says_so_once(
 
 
 @pytest.mark.usefixtures("allocation")
-def test_failed_rows_come_with_a_pointer(
-    shell: Shell, exctr: BalsamExecutor, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_failed_rows_come_with_a_pointer(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
     run(shell, FAILS)
     run(shell, "%balsam_submit fails code=[0, 3] --name f")
     capsys.readouterr()
@@ -154,25 +151,27 @@ def test_failed_rows_come_with_a_pointer(
     run(shell, "w = %balsam_submit fails code=[0, 3] --name f")
     assert capsys.readouterr().out == pointer
     run(shell, FAILS.replace("exit {{ code }}", "true {{ code }}"))
-    with pytest.raises(UsageError, match=r"2 rows \(0–1\) ran with version .* --keep .* --fresh"):
-        run(shell, "w = %balsam_submit fails code=[0, 3] --name f")
-    assert exctr.ensemble("f").retry() == 1
-    assert exctr.ensemble("f").wait(60).counts()["FINISHED"] == 2
+    assert "2 rows (0–1) ran with version" in refused(shell, capsys, "%balsam_submit fails code=[0, 3] --name f")
+    run(shell, "w = %balsam_submit fails code=[0, 3] --name f --keep")
+    assert capsys.readouterr().out.endswith(pointer)
+    assert repr(run(shell, "r = %balsam_retry f\nr")) == "ensemble 'f': 1 task will run again."
+    assert run(shell, "w = %balsam_wait f --timeout 60\nw").counts()["FINISHED"] == 2
 
 
 @pytest.mark.parametrize(
-    ("cell", "says"),
+    ("cell", "says", "marked"),
     [
-        ("def f(x):\n    y = (1\n    return x", "SyntaxError in line 3 of the cell: '(' was never closed\n    y = (1"),
-        ("return 1", "SyntaxError in line 2 of the cell: 'return' outside function"),
-        ("def f(x):\nreturn x", "IndentationError in line 3 of the cell: expected an indented block"),
+        ("def f(x):\n    y = (1\n    return x", "SyntaxError in line 3 of the cell: '(' was never closed", "("),
+        ("return 1", "SyntaxError in line 2 of the cell: 'return' outside function", "r"),
+        ("def f(x):\nreturn x", "IndentationError in line 3 of the cell: expected an indented block", "r"),
     ],
 )
 @pytest.mark.usefixtures("site")
 def test_a_syntax_error_is_the_users_lines_only(
-    shell: Shell, capsys: pytest.CaptureFixture[str], cell: str, says: str
+    shell: Shell, capsys: pytest.CaptureFixture[str], cell: str, says: str, marked: str
 ) -> None:
-    assert refused(shell, capsys, f"%%balsam_app f --python\n{cell}").startswith(says)
+    said, word = mistake(shell, capsys, f"%%balsam_app f --python\n{cell}")
+    assert said.startswith(says) and word == marked
 
 
 @pytest.mark.parametrize("magic", ["status", "watch", "wait", "results", "logs", "kill"])

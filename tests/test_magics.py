@@ -8,97 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
 from balsam_jupyter import BalsamExecutor, Site, open_site
-from balsam_jupyter.errors import BadInput
-from balsam_jupyter.magics.line import assignments, chunks, evaluate, is_dimension
+from balsam_jupyter.magics.expressions import is_dimension
 from balsam_jupyter.magics.report import Log, Report, Table
 from balsam_jupyter.models import Query
-
-OPTIONS = {"--name": True, "--tag": True, "--zip": False, "--dry-run": False}
-
-
-def test_expressions_keep_their_spaces_brackets_and_quotes() -> None:
-    line = """melt T=[1, 2, 3] P=np.linspace(0, 1, 5) s='a "b" [c' d={'k': (1, "}")} --name scan-1 """
-    line += "e = x + 1 --tag k=v --zip"
-    plain, found = assignments(line, OPTIONS)
-    assert plain == ["melt", "--name", "scan-1", "--tag", "k=v", "--zip"]
-    assert found == {
-        "T": "[1, 2, 3]",
-        "P": "np.linspace(0, 1, 5)",
-        "s": """'a "b" [c'""",
-        "d": """{'k': (1, "}")}""",
-        "e": "x + 1",
-    }
-
-
-@pytest.mark.parametrize(
-    ("line", "name", "expression"),
-    [
-        ("app x=a == b", "x", "a == b"),
-        ("app x =3", "x", "3"),
-        ("app x= 3", "x", "3"),
-        ("app x=-1 ", "x", "-1"),
-        ("app x=a if b else c", "x", "a if b else c"),
-        ("app x=[y for y in range(3) if y!=1]", "x", "[y for y in range(3) if y!=1]"),
-        ("app x=f'{a} b'", "x", "f'{a} b'"),
-        (r"app x='it\'s'", "x", r"'it\'s'"),
-        ("app x=$HOME", "x", "$HOME"),
-        ("app x=[1,\n 2]", "x", "[1,\n 2]"),
-        ("app x='--name'", "x", "'--name'"),
-    ],
-)
-def test_one_expression(line: str, name: str, expression: str) -> None:
-    assert assignments(line, OPTIONS) == (["app"], {name: expression})
-
-
-values = st.recursive(
-    st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.booleans() | st.none(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3) | st.tuples(inner, inner),
-    max_leaves=8,
-)
-
-
-@given(values, values)
-@settings(deadline=None)
-def test_any_value_written_as_python_comes_back(one: Any, two: Any) -> None:
-    plain, found = assignments(f"app one={one!r} --name n two={two!r}", OPTIONS)
-    assert plain == ["app", "--name", "n"]
-    assert evaluate("one", found["one"], {}) == one
-    assert evaluate("two", found["two"], {}) == two
-
-
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("app x=[1, 2", "[ is never closed in: app x=[1, 2"),
-        ("app x='abc", "' is never closed"),
-        ("app x=1 x=2", "x is given twice."),
-    ],
-)
-def test_a_line_that_cannot_be_split(line: str, says: str) -> None:
-    with pytest.raises(BadInput, match=says.replace("[", r"\[")):
-        assignments(line, OPTIONS)
-
-
-@pytest.mark.parametrize(
-    ("expression", "says"),
-    [
-        ("", "x= has no value."),
-        ("Cu", "x=Cu: name 'Cu' is not defined. Text needs quotes: x='Cu'."),
-        ("1 +", "x=1 +: not a Python expression (invalid syntax)."),
-        ("$HOME", "x=$HOME: not a Python expression (invalid syntax)."),
-        ("1/0", "x=1/0: ZeroDivisionError: division by zero"),
-        ("[n.shape for n in [1]]", "x=[n.shape for n in [1]]: AttributeError: 'int' object has no attribute 'shape'"),
-    ],
-)
-def test_an_expression_that_has_no_value(expression: str, says: str) -> None:
-    with pytest.raises(BadInput) as caught:
-        evaluate("x", expression, {})
-    assert str(caught.value) == says
 
 
 def test_what_makes_a_dimension() -> None:
@@ -106,10 +21,6 @@ def test_what_makes_a_dimension() -> None:
         assert is_dimension(some)
     for fixed in (1, 2.5, "text", b"bytes", None, {"a": 1}, np.float64(3), np.array(3)):
         assert not is_dimension(fixed)
-
-
-def test_chunks_of_nothing() -> None:
-    assert chunks("   ") == []
 
 
 def test_tables_are_cut_and_escaped() -> None:
@@ -154,8 +65,8 @@ def run(shell: Shell, code: str) -> Any:
     return result.result
 
 
-def refused(shell: Shell, capsys: pytest.CaptureFixture[str], code: str) -> str:
-    """What a cell that fails prints: one or two lines, no traceback."""
+def mistake(shell: Shell, capsys: pytest.CaptureFixture[str], code: str) -> tuple[str, str]:
+    """What a cell that fails prints, one or two lines and no traceback, and the word above the caret ("" for none)."""
     capsys.readouterr()
     result = shell.run_cell(code)
     assert not result.success
@@ -163,8 +74,16 @@ def refused(shell: Shell, capsys: pytest.CaptureFixture[str], code: str) -> str:
     shown = captured.out + captured.err
     assert "Traceback" not in shown
     assert shown.startswith("UsageError: ")
-    assert len(shown.strip().splitlines()) <= 2
-    return shown.strip().removeprefix("UsageError: ")
+    *said, line, caret = ["", *shown.removeprefix("UsageError: ").rstrip().splitlines()]
+    if not caret.endswith("^"):
+        said, line, caret = [*said, line, caret], "", ""
+    assert len(said) <= 3
+    return "\n".join(said[1:]), line[caret.find("^") : len(caret)]
+
+
+def refused(shell: Shell, capsys: pytest.CaptureFixture[str], code: str) -> str:
+    """What a cell that fails prints: one or two lines, without the line that has the caret."""
+    return mistake(shell, capsys, code)[0]
 
 
 def test_from_app_to_table(shell: Shell, site: Site) -> None:
@@ -196,7 +115,8 @@ def test_a_dry_run_shows_and_stores_nothing(shell: Shell, site: Site) -> None:
     run(shell, HELLO)
     report = run(shell, "d = %balsam_submit hello name=[f'<{i}>' for i in range(30)] n=0 --dry-run\nd")
     shown = repr(report)
-    assert shown.startswith("Dry run: 30 tasks of app 'hello'; nothing was stored.\nname    n\n'<0>'   0\n")
+    assert shown.startswith("Dry run: 30 tasks of app 'hello'; nothing was stored.\n<Price of 30 tasks of hello: ")
+    assert "\nname    n\n'<0>'   0\n" in shown
     assert "… and 10 more" in shown and "… and 27 more" in shown and shown.count("out.json") == 3
     assert "&lt;0&gt;" in report._repr_html_() and "<0>" not in report._repr_html_()
     assert site.engine.count(Query()) == {} and site.engine.ensembles() == []
@@ -280,51 +200,63 @@ def test_kill(shell: Shell, exctr: BalsamExecutor) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "says", "marked"),
     [
-        ("%balsam_submit", "the following arguments are required: app"),
-        ("%balsam_submit hello nmae=1 n=2", 
-         "Row 0 of the sweep: App hello has no parameter 'nmae'; its parameters: name, n. Did you mean 'name'?"),
-        ("%balsam_submit hello nmae=1 n=2 --dry-run", "Row 0 of the sweep: App hello has no parameter 'nmae'"),
-        ("%balsam_submit hello name=1 2", "name=1 2: not a Python expression"),
-        ("%balsam_submit hello name=x n=1", "name=x: name 'x' is not defined. Text needs quotes: name='x'."),
-        ("%balsam_submit hello name=[1 n=1", "[ is never closed in: hello name=[1 n=1"),
-        ("%balsam_submit hello stray", "stray: write name=expression for each parameter of hello."),
-        ("%balsam_submit hello name=[1, 2] n=[1] --zip", "Sweep.zip needs as many values"),
-        ("%balsam_submit hello name=1 n=1 --zip", "--zip pairs lists, and no value here is a list."),
-        ("%balsam_submit hello name=[] n=1", "The sweep is empty: name has no values."),
-        ("%balsam_submit hello name=1 n=1 --tag k", "--tag k: write --tag name=value."),
-        ("%balsam_submit hello name=1 n=1 --name 'a/b'", "The name of an ensemble is"),
-        ("%balsam_submit helo name=1", "Site 'here' has no app 'helo'; it has hello. Did you mean 'hello'?"),
-        ("x = %balsam_status nothing", "Site 'here' has no ensemble 'nothing'."),
-        ("%balsam_watch nothing", "Site 'here' has no ensemble 'nothing'."),
-        ("%balsam_wait nothing", "Site 'here' has no ensemble 'nothing'."),
-        ("%balsam_results nothing", "Site 'here' has no ensemble 'nothing'."),
-        ("%balsam_logs 99", "Site 'here' has no ensemble, task or work directory '99'"),
-        ("%balsam_kill nothing", "Site 'here' has no ensemble, task or work directory 'nothing'"),
-        ("%balsam_revoke 7", "There is no allocation 7"),
-        ("%balsam_logs 1 -n 0", "-n 0: show at least 1 line."),
-        ("%balsam_allocate -n x", "argument -n/--nodes: invalid int value: 'x'"),
-        ("%balsam_allocate -n 9", "num_nodes=9 is more than site 'here' has (1 node"),
-        ("%balsam_allocate -t 0", "wall_time_min"),
-        ("%balsam_allocate --job-mode fast", "job_mode"),
-        ("%balsam_site --engine slurm", "Unknown engine 'slurm'"),
-        ("%%balsam_app x --param 1a\necho", "--param 1a: '1a' is not a Python identifier."),
-        ("%%balsam_app x --input nowhere.txt\necho", "--input nowhere.txt: there is no file"),
-        ("%%balsam_app x --output y\necho", "--output y: write --output name=value."),
-        ("%%balsam_app x --output 'y=(a'\necho", "Output 'y' of app x"),
-        ("%%balsam_app x --param z\necho {{ y }}", "Parameter 'z' of app x is not used"),
-        ("%%balsam_app x\necho {{ y", "App x: "),
-        ("%%balsam_app x --python\ny = 1", "The cell defines no function"),
-        ("%%balsam_app x --python\ndef x(*a):\n    pass", "x(*a): an app's parameters have names; write them out."),
-        ("%%balsam_app x 'y\necho", "A quote is never closed in: x 'y"),
+        ("%balsam_submit", "Give APP: %balsam_submit APP [name=expression …]", ""),
+        ("%balsam_submit hello nmae=1 n=2",
+         "Row 0 of the sweep: App hello has no parameter 'nmae'; its parameters: name, n. Did you mean 'name'?",
+         "nmae=1"),
+        ("%balsam_submit hello nmae=1 n=2 --dry-run", "Row 0 of the sweep: App hello has no parameter", "nmae=1"),
+        ("%balsam_submit hello name=1 2", "name=1 2: not a Python expression", "2"),
+        ("%balsam_submit hello name=x n=1", "name=x: name 'x' is not defined. Text needs quotes: name='x'.", "x"),
+        ("%balsam_submit hello name=[1 n=1", "The bracket [ is never closed.", "["),
+        ("%balsam_submit hello stray", "stray: write name=expression for each parameter of hello.", "stray"),
+        ("%balsam_submit hello name=[1, 2] n=[1] --zip", "Sweep.zip needs as many values", "--zip"),
+        ("%balsam_submit hello name=1 n=1 --zip", "--zip pairs lists, and no value here is a list.", "--zip"),
+        ("%balsam_submit hello name=[] n=1", "The sweep is empty: name has no values.", "name=[]"),
+        ("%balsam_submit hello name=[1] n={1, 'a'}", "The values of 'n' are a set, which has no order", "n={1, 'a'}"),
+        ("%balsam_submit hello name=(1/0 for _ in 'a') n=1", "name=(1/0 for _ in 'a'): ZeroDiv", "(1/0 for _ in 'a')"),
+        ("%balsam_submit hello name=1 n=1 --tag k", "--tag k: write --tag name=value.", "k"),
+        ("%balsam_submit hello name=1 n=1 --name 'a/b'", "The name of an ensemble is", "'a/b'"),
+        ("%balsam_submit hello name=1 n=1 --num-nodes 0", "num_nodes must be a whole number", "0"),
+        ("%balsam_submit hello name=1 n=1 --max-retries -1", "max_retries must be a whole number", "-1"),
+        ("%balsam_submit helo name=1", "Site 'here' has no app 'helo'; it has hello. Did you mean 'hello'?", "helo"),
+        ("x = %balsam_status nothing", "Site 'here' has no ensemble 'nothing'.", "nothing"),
+        ("%balsam_watch nothing", "Site 'here' has no ensemble 'nothing'.", "nothing"),
+        ("%balsam_wait nothing", "Site 'here' has no ensemble 'nothing'.", "nothing"),
+        ("%balsam_wait a b", "'b' is one word too many: %balsam_wait NAME [--timeout S]", "b"),
+        ("%balsam_wait a --timeuot 3", "%balsam_wait has no option --timeuot. Did you mean '--timeout'?", "--timeuot"),
+        ("%balsam_wait a --timeout soon", "--timeout takes a number, not 'soon'.", "soon"),
+        ("%balsam_results nothing", "Site 'here' has no ensemble 'nothing'.", "nothing"),
+        ("%balsam_logs 99", "Site 'here' has no ensemble, task or work directory '99'", "99"),
+        ("%balsam_kill nothing", "Site 'here' has no ensemble, task or work directory 'nothing'", "nothing"),
+        ("%balsam_revoke 7", "There is no allocation 7", "7"),
+        ("%balsam_logs 1 -n 0", "-n 0: show at least 1 line.", "0"),
+        ("%balsam_allocate -n x", "--nodes takes a whole number, not 'x'.", "x"),
+        ("%balsam_allocate -n 9", "num_nodes=9 is more than site 'here' has (1 node", "9"),
+        ("%balsam_allocate -t 0", "wall_time_min", "0"),
+        ("%balsam_allocate --job-mode fast", "job_mode", "fast"),
+        ("%balsam_allocate -p mpi:1 -p sreial:1", "job_mode is 'mpi' or 'serial', not 'sreial'", "sreial:1"),
+        ("%balsam_allocate -q debug", "Unknown queue 'debug'", "debug"),
+        ("%balsam_service stat", "VERB is start, stop, status, not 'stat'. Did you mean 'start'?", "stat"),
+        ("%balsam_site --engine slurm", "Unknown engine 'slurm'", "slurm"),
+        ("%%balsam_app x --param 1a\necho", "--param 1a: '1a' is not a Python identifier.", "1a"),
+        ("%%balsam_app x --input nowhere.txt\necho", "--input nowhere.txt: there is no file", "nowhere.txt"),
+        ("%%balsam_app x --output y\necho", "--output y: write --output name=value.", "y"),
+        ("%%balsam_app x --output 'y=(a'\necho", "Output 'y' of app x", "'y=(a'"),
+        ("%%balsam_app x --param z\necho {{ y }}", "Parameter 'z' of app x is not used", "z"),
+        ("%%balsam_app x\necho {{ y", "App x: ", ""),
+        ("%%balsam_app x --python\ny = 1", "The cell defines no function", "--python"),
+        ("%%balsam_app x --python\ndef x(*a):\n    pass", "x(*a): an app's parameters have names; write them out.", ""),
+        ("%%balsam_app x 'y\necho", "The quote ' is never closed.", "'"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_and_stores_nothing(
-    shell: Shell, site: Site, capsys: pytest.CaptureFixture[str], code: str, says: str
+def test_a_mistake_is_one_line_with_the_word_marked_and_stores_nothing(
+    shell: Shell, site: Site, capsys: pytest.CaptureFixture[str], code: str, says: str, marked: str
 ) -> None:
     run(shell, HELLO)
-    assert refused(shell, capsys, code).startswith(says)
+    said, word = mistake(shell, capsys, code)
+    assert said.startswith(says) and word == marked
     assert site.engine.count(Query()) == {}
     assert site.engine.ensembles() == [] and site.engine.allocations() == []
     assert [app.name for app in site.engine.apps()] == ["hello"]
@@ -351,14 +283,15 @@ def test_a_wait_that_is_too_short_says_so_in_a_line(shell: Shell, capsys: pytest
     assert f"UsageError: late was not done after 0.2 s. {why}" in shown.out + shown.err
 
 
-MAGICS = ("site", "allocate", "submit", "status", "watch", "wait", "results", "logs", "kill", "revoke")
+NAMES = ("site", "allocate", "submit", "status", "watch", "wait", "results", "logs", "kill", "revoke", "apps",
+         "ensembles", "service")  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [f"%balsam_{name}" for name in MAGICS] + ["%%balsam_app"])
+@pytest.mark.parametrize("name", [f"%balsam_{name}" for name in NAMES] + ["%%balsam_app"])
 def test_help_has_an_example(shell: Shell, capsys: pytest.CaptureFixture[str], name: str) -> None:
     run(shell, f"{name}?")
     shown = capsys.readouterr().out
-    assert f"    {name} " in shown or f"= {name} " in shown
+    assert f"    {name}" in shown or f"= {name} " in shown
     assert "Example" in shown
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from ..api import Site
 from ..apps import ApplicationDefinition, app_record
 from ..errors import BadInput
-from .line import pair
+from ..models import AppRecord
+from .mistakes import pointed
 from .report import Report
 
 
@@ -30,11 +31,6 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def pairs(given: Iterable[str], option: str) -> dict[str, str]:
-    """``name=value`` options as a mapping."""
-    return dict(pair(text, option) for text in given)
 
 
 def input_files(given: Iterable[str]) -> dict[str, Path]:
@@ -57,9 +53,13 @@ def register(site: Site, name: str, body: dict[str, Any], source: str) -> Report
     record = app_record(type(name, (ApplicationDefinition,), body))
     record.source = source
     site.register(record)
-    shown = [key if one.required else f"{key}={one.default!r}" for key, one in record.parameters.items()]
     yields = f" -> {', '.join(record.outputs)}" if record.outputs else ""
-    return Report(f"App at site {site.name!r}: {name}({', '.join(shown)}){yields}")
+    return Report(f"App at site {site.name!r}: {name}({signature(record)}){yields}")
+
+
+def signature(app: AppRecord) -> str:
+    """An app's parameters with their defaults, as those of a function."""
+    return ", ".join(key if one.required else f"{key}={one.default!r}" for key, one in app.parameters.items())
 
 
 def define(shell: Any, cell: str) -> Any:
@@ -80,7 +80,10 @@ def _run(shell: Any, cell: str) -> ast.Module:
         compiled = shell.compile(tree, filename, "exec")
     except SyntaxError as error:  # a traceback would show only our own lines
         where = f" in line {error.lineno + 1} of the cell" if error.lineno else ""  # its first is the magic's own
-        shown = f"\n    {error.text.strip()}" if error.text else ""
+        lines = [*cell.splitlines(), ""]
+        text = error.text or lines[min((error.lineno or len(lines)) - 1, len(lines) - 1)]
+        start = max((error.offset or 1) - 1, 0)
+        shown = f"\n{pointed(text.rstrip(), start, start + 1)}" if text.strip() else ""
         raise BadInput(f"{type(error).__name__}{where}: {error.msg}{shown}") from None
     exec(compiled, shell.user_ns)
     return tree

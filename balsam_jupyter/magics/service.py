@@ -1,42 +1,32 @@
-"""``%balsam_service``."""
-# IPython's decorators have no types.
-# mypy: disable-error-code="untyped-decorator, no-untyped-call"
+"""``%balsam_service``: what it takes, and what it does."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from IPython.core.magic_arguments import argument
-
 from ..api import Site
 from ..service import ServiceReport
-from .appcell import pairs
+from .grammar import FLAG, NUMBER, PAIR, WHOLE, argument, option
+from .line import Asked
 
-_OPTIONS = (
-    argument("verb", choices=("start", "stop", "status"), nargs="?", default="status", help="what to do"),
-    argument("--min-nodes", type=int, default=1, help="nodes of an allocation, at least (default 1)"),
-    argument("--max-nodes", type=int, help="nodes of all it asks for together (default: all of the site)"),
-    argument("-t", "--minutes", type=float, default=60, help="minutes of each allocation (default 60)"),
-    argument("-q", "--queue", default="local", help="the queue"),
-    argument("-A", "--project", default="local", help="the project that is charged"),
-    argument("-j", "--job-mode", default="mpi", help="'mpi' (the default) or 'serial'"),
-    argument("--max-queued", type=int, default=1, help="how many allocations may wait for nodes (default 1)"),
-    argument("--tag", action="append", default=[], metavar="KEY=VALUE", help="only for tasks with this tag"),
-    argument("--wf-filter", default="", metavar="TEXT", help="only for tasks whose ensemble has this in its name"),
-    argument("--period", type=float, default=1.0, help="seconds between two allocations, at least (default 1)"),
-    argument("--replace", action="store_true", help="with start: stop one that runs with other settings"),
-    argument("--revoke", action="store_true", help="with stop: end its allocations, too"),
-)
-
-
-def arguments(magic: Any) -> Any:
-    """Give a magic the options of the service."""
-    for option in reversed(_OPTIONS):
-        magic = option(magic)
-    return magic
+ARGUMENTS = (
+    argument("verb", "what to do: start, stop or status (the default)", choices=("start", "stop", "status"),
+             default="status"),
+    option("--min-nodes", "nodes of an allocation, at least (default 1)", kind=WHOLE, default=1),
+    option("--max-nodes", "nodes of all it asks for together (default: all of the site)", kind=WHOLE),
+    option("-t --minutes", "minutes of each allocation (default 60)", "wall_time_min", NUMBER, "MINUTES", default=60),
+    option("-q --queue", "the queue", default="local", completes="queue"),
+    option("-A --project", "the project that is charged", default="local", completes="queue"),
+    option("-j --job-mode", "'mpi' (the default) or 'serial'", metavar="MODE", default="mpi", completes="mode"),
+    option("--max-queued", "how many allocations may wait for nodes (default 1)", kind=WHOLE, default=1),
+    option("--tag", "only for tasks with this tag", "filter_tags", PAIR, many=True),
+    option("--wf-filter", "only for tasks whose ensemble has this in its name", metavar="TEXT", default="",
+           completes="ensemble"),
+    option("--period", "seconds between two allocations, at least (default 1)", kind=NUMBER, metavar="S", default=1.0),
+    option("--replace", "with start: stop one that runs with other settings", kind=FLAG),
+    option("--revoke", "with stop: end its allocations, too", kind=FLAG),
+)  # fmt: skip
 
 
-def act(site: Site, asked: Any) -> ServiceReport:
+def act(site: Site, asked: Asked) -> ServiceReport:
     """Do what the options say; returns how the service is then."""
     if asked.verb == "stop":
         site.service.stop(asked.revoke)
@@ -44,10 +34,10 @@ def act(site: Site, asked: Any) -> ServiceReport:
         return site.service.start(
             min_nodes=asked.min_nodes,
             max_nodes=asked.max_nodes,
-            wall_time_min=asked.minutes,
+            wall_time_min=asked.wall_time_min,
             job_mode=asked.job_mode,
             max_queued=asked.max_queued,
-            filter_tags=pairs(asked.tag, "--tag"),
+            filter_tags=dict(asked.filter_tags),
             wf_filter=asked.wf_filter,
             queue=asked.queue,
             project=asked.project,

@@ -1,16 +1,12 @@
-"""What the magics of one notebook share: the executor of the current site, errors without traceback, look-ups."""
+"""What the magics of one notebook share: its namespace, the executor of the current site, look-ups."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from IPython.core.error import UsageError
+from typing import TYPE_CHECKING, Any
 
 from ..api import Site
 from ..api_site import existing_site
-from ..errors import BalsamJupyterError, NotFound
+from ..errors import NotFound
 from ..models import Query
 from ..submission import newest
 from ..verbs import find, known
@@ -19,28 +15,20 @@ if TYPE_CHECKING:
     from ..ensemble import Ensemble
     from ..executor import BalsamExecutor
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def one_line_errors(magic: F) -> F:
-    """Show a user's mistake as IPython's short ``UsageError: …``; "run all" stops at it all the same."""
-
-    @functools.wraps(magic)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return magic(*args, **kwargs)
-        except BalsamJupyterError as error:
-            raise UsageError(str(error)) from None
-
-    return guarded  # type: ignore[return-value]
-
 
 class Session:
-    """The executor of the site last opened in this process, by a magic or by the user's own code."""
+    """One IPython: its namespace, and the executor of the site last opened, by a magic or by the user's own code."""
 
-    def __init__(self) -> None:
+    def __init__(self, shell: Any) -> None:
+        self.shell = shell
         self._executor: BalsamExecutor | None = None
         self._site: Site | None = None
+
+    @property
+    def namespace(self) -> dict[str, Any]:
+        """The user's names."""
+        found: dict[str, Any] = self.shell.user_ns
+        return found
 
     @property
     def site(self) -> Site:

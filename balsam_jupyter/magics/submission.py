@@ -1,37 +1,90 @@
-"""``%balsam_submit``: from the line's expressions to a Sweep, and the dry run."""
+"""``%balsam_submit``: from the line's expressions and the cell to a Sweep, and the dry run."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..apps import check_parameters
-from ..errors import BadInput
+from ..errors import BadInput, BalsamJupyterError
 from ..executor import BalsamExecutor
 from ..models import AppRecord
+from ..submission import rows_of
 from ..sweep import Sweep
-from .line import evaluate, is_dimension
+from . import bodies
+from .expressions import FAILS, Expression, is_dimension
+from .line import Asked
+from .mistakes import one_line
 from .report import MOST_ROWS, Report, Table
 
 COMMANDS = 3
+RESOURCES = (
+    "num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "threads_per_rank", "gpus_per_rank",
+    "wall_time_min",
+)  # fmt: skip
 
 
-def sweep_of(expressions: dict[str, str], namespace: dict[str, Any], zipped: bool) -> Sweep | list[dict[str, Any]]:
-    """The sweep of a line's ``name=expression`` parts; one row of defaults if there are none."""
-    values = {name: evaluate(name, text, namespace) for name, text in expressions.items()}
-    if not values:
-        return [{}]
-    if not zipped:
+def sweep_of(asked: Asked, namespace: dict[str, Any], cell: str | None) -> Sweep | list[dict[str, Any]]:
+    """The sweep of a line's ``name=expression`` parts and of the cell; one row of defaults if there is nothing.
+
+    Raises
+    ------
+    BadInput
+        Points at the part that is wrong.
+    """
+    values = {name: _value(asked, name, part, namespace) for name, part in asked.parameters.items()}
+    if cell is None:
+        return _combined(asked, values) if values else [{}]
+    try:
+        return _with_cell(asked, values, bodies.read(cell, namespace))
+    except BalsamJupyterError:
+        raise
+    except FAILS as error:  # a generator in the cell
+        raise BadInput(f"The sweep in the cell: {one_line(error)}") from None
+
+
+def _with_cell(asked: Asked, values: dict[str, Any], body: Any) -> Sweep:
+    if isinstance(body, Mapping):
+        for name in values.keys() & body.keys():
+            raise asked.wrong(name, f"{name} is in the cell, too.")
+        return _combined(asked, {**values, **body})
+    rows = rows_of(body)
+    sweep = rows if isinstance(rows, Sweep) else Sweep.rows(rows)
+    return sweep * Sweep.grid(**values) if values else sweep
+
+
+def _value(asked: Asked, name: str, part: Expression, namespace: dict[str, Any]) -> Any:
+    value = part.evaluate(namespace)
+    try:
+        if hasattr(value, "__next__"):
+            value = list(value)
+        if is_dimension(value):
+            Sweep.grid(**{name: value})
+    except BadInput as error:
+        raise asked.wrong(name, str(error)) from None
+    except FAILS as error:  # a generator runs only now
+        raise part.raised(error) from None
+    return value
+
+
+def _combined(asked: Asked, values: Mapping[str, Any]) -> Sweep:
+    if not asked.zip:
         return Sweep.grid(**values)
     lists = {name: list(value) for name, value in values.items() if is_dimension(value)}
     if not lists:
-        raise BadInput("--zip pairs lists, and no value here is a list.")
+        raise asked.wrong("zip", "--zip pairs lists, and no value here is a list.")
     longest = max(map(len, lists.values()))  # unequal lengths are Sweep.zip's to refuse
-    return Sweep.zip(**{name: lists.get(name, [value] * longest) for name, value in values.items()})
+    try:
+        return Sweep.zip(**{name: lists.get(name, [value] * longest) for name, value in values.items()})
+    except BadInput as error:
+        raise asked.wrong("zip", str(error)) from None
 
 
-def dry_run(executor: BalsamExecutor, app_name: str, sweep: Sweep | list[dict[str, Any]]) -> Report:
-    """The rows and the first commands of a submission; every row is checked and nothing is stored."""
-    app = executor.site.app(app_name)
+def dry_run(executor: BalsamExecutor, asked: Asked, sweep: Sweep | list[dict[str, Any]]) -> Report:
+    """The price, the rows and the first commands of a submission; every row is checked and nothing is stored."""
+    app = executor.site.app(asked.app)
+    wants = {name: getattr(asked, name) for name in RESOURCES}
+    price = executor.price(asked.app, len(sweep), tags=dict(asked.tags), **wants)
     shown: list[dict[str, Any]] = []
     for at, row in enumerate(sweep):
         try:
@@ -45,8 +98,8 @@ def dry_run(executor: BalsamExecutor, app_name: str, sweep: Sweep | list[dict[st
     commands = [_command(executor, app, row) for row in shown[:COMMANDS]]
     more = [f"… and {len(sweep) - COMMANDS} more"] if len(sweep) > COMMANDS else []
     tasks = "1 task" if len(sweep) == 1 else f"{len(sweep):,} tasks"
-    title = f"Dry run: {tasks} of app {app_name!r}; nothing was stored."
-    return Report(title, [table] if columns else [], [*commands, *more])
+    title = f"Dry run: {tasks} of app {asked.app!r}; nothing was stored."
+    return Report(title, [price, *([table] if columns else [])], [*commands, *more])
 
 
 def _command(executor: BalsamExecutor, app: AppRecord, row: dict[str, Any]) -> str:

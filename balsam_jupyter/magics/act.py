@@ -1,0 +1,101 @@
+"""The magics that act on what was submitted: wait, kill, retry."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import BadInput
+from ..verbs import kill
+from .grammar import EXPRESSION, FLAG, NUMBER, ROWS, argument, option
+from .line import Asked
+from .magic import magic
+from .progress import point_to_failed, wait
+from .report import Report
+from .session import Session
+
+
+@magic(
+    argument("name", "the ensemble", completes="ensemble"),
+    option("--timeout", "give up after so many seconds", kind=NUMBER, metavar="S"),
+)
+def balsam_wait(session: Session, asked: Asked) -> Any:
+    """Wait until all tasks of an ensemble are done. Interrupting the cell leaves the tasks running.
+
+    Example::
+
+        %balsam_wait scan-1 --timeout 600
+    """
+    ensemble = session.ensemble(asked.name)
+    wait(session.site.engine, ensemble.name, asked.timeout, session.shell, ensemble.callbacks)
+    point_to_failed(ensemble)
+    return ensemble
+
+
+@magic(
+    argument("what", "a task's id, name or work directory, or an ensemble: all its tasks", "TASK", many=True,
+             completes="task"),
+    option("--rows", "only these rows of an ensemble, as in 3 7-9", kind=ROWS, many=True, greedy=True),
+    option("--now", "SIGKILL at once, instead of SIGTERM and half a second", kind=FLAG),
+)  # fmt: skip
+def balsam_kill(session: Session, asked: Asked) -> Any:
+    """End tasks, or all tasks of ensembles, that are not done.
+
+    Examples::
+
+        %balsam_kill scan-1
+        %balsam_kill 17 18 --now
+        %balsam_kill scan-1 --rows 0 7-9
+    """
+    found = [session.find(what) for what in asked.what]  # a mistake in one kills none
+    wait_time = 0.0 if asked.now else 0.5
+    if asked.rows:
+        if len(asked.what) > 1 or found[0][0].ensemble is None:
+            raise asked.wrong("rows", "--rows is for the rows of one ensemble: give its name alone.")
+        ensemble = session.ensemble(asked.what[0])
+        number = _of_rows(asked, lambda rows: ensemble.kill(rows, wait_time))
+        said = f"{_tasks(number)} killed." if number else "nothing to kill: these rows had ended."
+        return Report(f"ensemble {ensemble.name!r}: {said}")
+    return Report("\n".join(kill(session.site.engine, *each, wait_time) for each in found))
+
+
+@magic(
+    argument("name", "the ensemble", completes="ensemble"),
+    argument("rows", "only these rows, as in 3 7-9", "ROW", kind=ROWS, many=True, default=None),
+    option("--failed", "only those that failed, not those that were killed", kind=FLAG),
+    option("--where", "only those for which this is true; names in it are the row's parameters, and `task`",
+           kind=EXPRESSION),
+)  # fmt: skip
+def balsam_retry(session: Session, asked: Asked) -> Any:
+    """Run the failed and the killed tasks of an ensemble again, with the app as it is now.
+
+    Examples::
+
+        %balsam_retry scan-1 --failed
+        %balsam_retry scan-1 3 7-9
+        %balsam_retry scan-1 --where T > 500 and task.errcode == 9
+    """
+    ensemble = session.ensemble(asked.name)
+    where = asked.where.predicate(session.namespace) if asked.where else None
+    number = _of_rows(asked, lambda rows: ensemble.retry(rows, where, asked.failed))
+    if number:
+        return Report(f"ensemble {ensemble.name!r}: {_tasks(number)} will run again.")
+    counts = ensemble.counts()
+    found = ", ".join(f"{many:,} {state}" for state, many in counts.items() if many)
+    which = "such task" if asked.rows or asked.where or asked.failed else "task"
+    return Report(f"ensemble {ensemble.name!r}: nothing to retry: no {which} has failed or was killed ({found}).")
+
+
+def _of_rows(asked: Asked, act: Callable[[list[int] | None], int]) -> int:
+    """Act on the rows asked for, None for all; a mistake about a row is one of the word that has it."""
+    try:
+        return act([number for some in asked.rows for number in some] or None)
+    except BadInput as error:
+        row = re.search(r"\brows? (\d+)", str(error), re.IGNORECASE)
+        at = next((at for at, some in enumerate(asked.rows) if row and int(row[1]) in some), None)
+        raise error if at is None else asked.wrong("rows", str(error), at) from error.__cause__
+
+
+def _tasks(number: int) -> str:
+    return "1 task" if number == 1 else f"{number:,} tasks"
