@@ -296,7 +296,8 @@ class Worker:
         exception: bytes | None = None
         code = 0
         try:
-            files.when_there_is_room(self.enter, directory, attempt > 1, inputs, lone)
+            if inputs or lone or not files.when_there_is_room(self.stage.enter, directory):
+                files.when_there_is_room(self.enter_own, directory, attempt > 1, inputs)
             value, note = self.call(job, directory, number, parameters, data)
         except SystemExit as stop:
             code = stop.code & 0xFF if isinstance(stop.code, int) else 0 if stop.code is None else 1
@@ -322,9 +323,7 @@ class Worker:
         self.record.wait_for_room(len(self.unwritten) + files.ROOM // 2)
         self.clean_up()
 
-    def enter(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]], lone: bool) -> None:
-        if not (inputs or lone) and self.stage.enter(directory):
-            return
+    def enter_own(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
         files.make(directory)
         self.stage.enter_own(directory, files.rotate if keep_log else None)
         for name, source, content in inputs:
@@ -332,7 +331,7 @@ class Worker:
 
     def close_private(self) -> None:
         signal.set_wakeup_fd(-1)  # what the child gets is not for this process
-        for fd in (self.inlet, self.outlet, self.woken, self.wake, self.record.fd):
+        for fd in (self.inlet, self.outlet, self.woken, self.wake, self.record.fd, self.record.unlocked):
             os.close(fd)
 
     def export(self) -> None:

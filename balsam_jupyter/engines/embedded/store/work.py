@@ -193,8 +193,9 @@ def check_out(
     else:
         which = "SELECT value FROM json_each(?3)"
         given = session, batch_job_id, json.dumps(_first(con, spec_ids, limit))
+    # OR FAIL, as nothing can: else SQLite notes down each page to undo the statement alone.
     rows = con.execute(
-        f"""UPDATE job SET session_id = ?1, batch_job_id = ?2, attempts = attempts + 1 WHERE id IN ({which})
+        f"""UPDATE OR FAIL job SET session_id = ?1, batch_job_id = ?2, attempts = attempts + 1 WHERE id IN ({which})
             RETURNING id, spec_id, ensemble_id, row, state, parameters, workdir, attempts, data, preamble""",
         given,
     ).fetchall()
