@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
@@ -11,6 +12,7 @@ from nbclient import NotebookClient
 
 from balsam_jupyter import BalsamExecutor, EventLog, Site, open_site
 from balsam_jupyter.models import Query
+from tests.conftest import LIVE
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 
@@ -29,24 +31,35 @@ def runs(site: Site) -> Counter[str]:
     return Counter(ensembles[event.job_id] for event in EventLog.objects.filter(to_state="RUNNING"))
 
 
+def states() -> dict[str, dict[str, int]]:
+    return {ensemble.name: ensemble.counts() for ensemble in BalsamExecutor().ensembles()}
+
+
+@pytest.fixture
+def default(home: Path) -> Iterator[Site]:
+    """The site where notebooks run; a notebook that breaks off leaves no launcher."""
+    opened = open_site()
+    yield opened
+    for allocation in opened.engine.allocations():
+        if allocation.state in LIVE:
+            opened.engine.revoke(allocation.id, 30.0)
+    opened.close()
+
+
 @pytest.mark.parametrize(
-    ("name", "least"),
+    ("name", "rows"),
     [
-        ("02-sweeps-and-results.ipynb", {"pilot": 4, "diffusion": 48, "diffusion-test": 10}),
+        ("02-sweeps-and-results.ipynb", {"diffusion-pilot": 4, "diffusion": 48, "diffusion-test": 10}),
         ("03-adaptive.ipynb", {"cliff": 200, "cliff-test": 200}),
     ],
 )
-def test_all_cells_again_run_no_task(name: str, least: dict[str, int], home: Path, tmp_path: Path) -> None:
+def test_all_cells_again_run_no_task(name: str, rows: dict[str, int], default: Site, tmp_path: Path) -> None:
+    """`rows`: how many each ensemble has, at least."""
     run_all_cells(name, tmp_path)
-    site = open_site()
-    try:
-        first = runs(site)
-        ensembles = {ensemble.name: ensemble.counts() for ensemble in BalsamExecutor(site).ensembles()}
-        assert set(first) == set(ensembles) == set(least)
-        assert all(first[ensemble] >= number for ensemble, number in least.items())
+    first, counts = runs(default), states()
+    assert set(first) == set(counts) == set(rows)
+    assert all(first[ensemble] >= least for ensemble, least in rows.items())
 
-        run_all_cells(name, tmp_path)
-        assert runs(site) == first
-        assert {ensemble.name: ensemble.counts() for ensemble in BalsamExecutor(site).ensembles()} == ensembles
-    finally:
-        site.close()
+    run_all_cells(name, tmp_path)
+    assert runs(default) == first
+    assert states() == counts
