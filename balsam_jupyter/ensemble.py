@@ -24,7 +24,7 @@ from .models import TASK_STATE, EnsembleRecord, Query
 from .provenance import Provenance
 from .selection import of_rows, record_of, tag_changes, to_retry, undone
 from .status import task_counts
-from .submission import check_name, extend, unsubmitted
+from .submission import check_name, distinct, extend, unsubmitted
 from .task import BalsamTask, Follower
 
 F = TypeVar("F", bound=Callable[[BalsamTask], Any] | None)
@@ -302,8 +302,7 @@ class Ensemble:
 
     def fill(self, sweep: Any = None) -> int:
         """Run what is `missing`: retry what failed or was killed, submit what was not. Returns how many tasks."""
-        added = 0 if sweep is None else self.add(sweep)
-        return added + self.retry()
+        return (0 if sweep is None else self._extend(sweep)) + self.retry()
 
     def add(self, rows: Any) -> int:
         """Submit more rows, with the resources, tags and options of the row that came last; returns how many are new.
@@ -311,13 +310,16 @@ class Ensemble:
         Parameters
         ----------
         rows : Sweep, mapping of lists, list of mappings or DataFrame
-            As for `submit_sweep`: rows that are there already are kept as they are.
+            As for `submit_sweep`: rows that are there already are kept as they are. Equal rows among them are one.
 
         Raises
         ------
         BadInput
             If a row cannot be, or the app has changed since rows ended; nothing is stored then.
         """
+        return self._extend(distinct(self._site, self.app_name, rows))
+
+    def _extend(self, rows: Any) -> int:
         stored = extend(self._site, self._record, rows)
         self._record = stored.record
         return stored.new

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping, Sized
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from .api import Site
 from .api_check import positive_int
-from .codec import decode
+from .apps import check_parameters
+from .codec import canonical, decode
 from .cost import agreement
 from .errors import BadInput
 from .identity import check_choice, ended_note, settle
@@ -144,6 +146,18 @@ def extend(site: Site, record: EnsembleRecord, rows: Any) -> Stored:
     # A parent that was deleted holds nobody.
     parents = tuple(row.id for row in engine.jobs(Query(ids=last.parent_ids))) if last.parent_ids else ()
     return store_sweep(site, app, rows, record.name, common, parents, last.transfers or None)
+
+
+def distinct(site: Site, app_name: str, rows: Any) -> list[Mapping[str, Any]]:
+    """The rows without those that equal one before; a row that cannot be is left for `store_sweep` to name."""
+    app = site.app(app_name)
+    found: dict[object, Mapping[str, Any]] = {}
+    for at, row in enumerate(rows_of(rows)):
+        form: object = at
+        with suppress(BadInput):
+            form = canonical(check_parameters(app, row))
+        found.setdefault(form, row)
+    return list(found.values())
 
 
 def unsubmitted(site: Site, record: EnsembleRecord, sweep: Any) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def test_wheel_metadata(wheel: Path) -> None:
         metadata = email.message_from_bytes(archive.read(name))
     assert metadata["Name"] == "balsam-jupyter"
     assert metadata["Requires-Python"] == ">=3.10"
-    extras = {"notebook", "parquet", "tutorials", "balsam", "bench", "test", "dev"}
+    extras = {"notebook", "parquet", "polars", "designs", "tutorials", "balsam", "bench", "test", "dev"}
     assert set(metadata.get_all("Provides-Extra", [])) == extras
     core = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert len(core) <= 7, core

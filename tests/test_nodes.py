@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from balsam_jupyter.engines.embedded.doorbell import readable
 from balsam_jupyter.engines.embedded.launcher import node
 from balsam_jupyter.engines.embedded.launcher.mpi import flavour, launch_line
 from balsam_jupyter.engines.embedded.launcher.nodes import HOPELESS, NodeWorkers, RemoteProcess
@@ -38,15 +38,14 @@ def until(workers: NodeWorkers, holds: Callable[[], object], timeout: float = 30
     deadline = time.monotonic() + timeout
     while not holds():
         assert time.monotonic() < deadline, "it did not come to hold"
-        ready, _, _ = select.select([workers], [], [], min(0.02, workers.patience()))
-        if ready or not workers.patience():
+        if readable(min(0.02, workers.patience()), workers.fileno()) or not workers.patience():
             workers.serve()
 
 
 def echoes(process: RemoteProcess, text: bytes) -> bool:
     """Whether a cat at the other end of the pipes lives."""
     process.stdin.write(text)
-    assert select.select([process.stdout], [], [], 30)[0], "nothing comes back"
+    assert readable(30, process.stdout.fileno()), "nothing comes back"
     return process.stdout.read(len(text)) == text
 
 
@@ -312,5 +311,5 @@ input()
         waits = [os.pidfd_open(pid) for pid in pids]
         master.kill()
     for wait in waits:
-        assert select.select([wait], [], [], 30)[0]
+        assert readable(30, wait)
         os.close(wait)

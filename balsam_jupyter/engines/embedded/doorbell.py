@@ -34,6 +34,14 @@ def runtime_folder(site: Path) -> Path:
     return folder
 
 
+def readable(timeout: float, *descriptors: int) -> list[int]:
+    """Those with something to read, waited for so many seconds; unlike `select` it takes any number."""
+    poll = select.poll()
+    for each in descriptors:
+        poll.register(each, select.POLLIN)
+    return [fd for fd, _ in poll.poll(max(0.0, timeout) * 1000)]
+
+
 class Listener:
     """One ear. `wait` returns at the next ring; several rings before it count as one."""
 
@@ -57,8 +65,7 @@ class Listener:
         return rung
 
     def wait(self, timeout: float) -> bool:
-        ready, _, _ = select.select([self.socket], [], [], max(0.0, timeout))
-        return bool(ready) and self.drain()
+        return bool(readable(timeout, self.fileno())) and self.drain()
 
     def close(self) -> None:
         self.socket.close()

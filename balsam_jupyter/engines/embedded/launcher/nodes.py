@@ -22,6 +22,7 @@ from typing import Any
 
 from ....shelltext import shell
 from ....templates import render_text
+from ..doorbell import readable
 from .node import PACKET, same_user
 
 log = logging.getLogger("balsam_jupyter.launcher")
@@ -74,7 +75,7 @@ class RemoteProcess:
         self.workers.forget(self)
         deadline = time.monotonic() + timeout
         while self.returncode is None and not self.lost and (left := deadline - time.monotonic()) > 0:
-            select.select([self.workers], [], [], left)
+            readable(left, self.workers.fileno())
             self.workers.serve()
         return self.returncode
 

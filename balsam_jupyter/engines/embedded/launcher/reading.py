@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from ....models import AppRecord
+from ..doorbell import readable
 from .prepare import clean_environment
 from .slot import Channel
 
@@ -36,7 +36,7 @@ def read_outputs(record: AppRecord, directory: Path) -> tuple[str | bytes | None
         try:
             while True:
                 left = deadline - time.monotonic()
-                if left <= 0 or not select.select([channel.outlet], [], [], left)[0]:
+                if left <= 0 or not readable(left, channel.outlet):
                     channel.process.kill()
                     return None, f"reading the outputs took more than {PATIENCE_S:g} s; extract() reads them again"
                 data = os.read(channel.outlet, 1 << 16)

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import logging
 import os
-import select
 import signal
 import sys
 import threading
@@ -24,7 +23,7 @@ from typing import Any
 from ....errors import SiteError
 from ....models import AppRecord, JobRow, Query
 from .. import detached, processes, trash
-from ..doorbell import Bell, Listener, runtime_folder
+from ..doorbell import Bell, Listener, readable, runtime_folder
 from ..launcher.__main__ import forget_python_path
 from ..launcher.prepare import clean_environment
 from ..sessions import Session
@@ -110,7 +109,7 @@ class Processor:
             elif now - busy_at >= IDLE_S:
                 return f"nothing to do for {IDLE_S:g} s"
             patience = 0.0 if self.posted else TICK_S
-            ready, _, _ = select.select([self.ear.fileno(), self.waker_in], [], [], patience)
+            ready = readable(patience, self.ear.fileno(), self.waker_in)
             news = self.ear.fileno() in ready and self.ear.drain()
             if self.waker_in in ready:
                 os.read(self.waker_in, 4096)
