@@ -86,13 +86,17 @@ class Price:
         what = f"{_tasks(self.tasks)} of {self.app_name}"
         if self.spent:
             what = f"{what} to run, {node_hours(self.used_node_hours)} used"
-        return f"<Price of {what}: {self._asked()}; {'' if self.expected_s else 'time '}{self._time()}>"
+        time = f"; {'' if self.expected_s else 'time '}{self._time()}" if self.tasks else ""
+        return f"<Price of {what}: {self._asked()}{time}>"
 
     def __str__(self) -> str:
         return "\n".join(f"{label:<10} {text}" for label, text in self._lines())
 
     def _repr_html_(self) -> str:
-        rows = "".join(f"<tr><th>{label}</th><td>{escape(text)}</td></tr>" for label, text in self._lines())
+        left = 'style="text-align:left"'
+        rows = "".join(
+            f"<tr><th {left}>{label}</th><td {left}>{escape(text)}</td></tr>" for label, text in self._lines()
+        )
         return f"<table>{rows}</table>"
 
     def _lines(self) -> list[tuple[str, str]]:
@@ -117,7 +121,7 @@ class Price:
 
     def _time(self) -> str:
         if self.expected_s is None:
-            return f"unknown ({self.why})" if self.why else "none"
+            return f"unknown ({self.why})"
         low, middle, high = map(duration, self.expected_s)
         spread = f"{middle} expected ({low} to {high})"
         fit = {True: "fits", False: "does not fit", None: "may not fit"}[self.fits]

@@ -89,9 +89,15 @@ class DiskUse(NamedTuple):
 
     def _repr_html_(self) -> str:
         tables = ""
-        for head, rows in self._tables():
-            body = "".join("<tr>" + "".join(f"<td>{escape(word)}</td>" for word in row) + "</tr>" for row in rows)
-            tables += f"<table><tr>{''.join(f'<th>{word}</th>' for word in head)}</tr>{body}</table>" if rows else ""
+        for (first, *others), rows in self._tables():
+            head = f'<th style="text-align:left">{first}</th>' + "".join(f"<th>{word}</th>" for word in others)
+            body = "".join(
+                f'<tr><td style="text-align:left">{escape(name)}</td>'
+                + "".join(f"<td>{escape(word)}</td>" for word in numbers)
+                + "</tr>"
+                for name, *numbers in rows
+            )
+            tables += f"<table><tr>{head}</tr>{body}</table>" if rows else ""
         return f"<div><div>{escape(self._head())}</div>{tables}</div>"
 
 

@@ -132,12 +132,18 @@ class Provenance(Mapping[str, Any]):
 
     def _repr_html_(self) -> str:
         head = f"<b>{escape(self['ensemble'])}</b>, generation {self['generation']} of {escape(self['app'])}"
-        titles = ["time", "who", "rows", "notebook", "git", "packages"]
+        submissions = [dict(_shown(one)) for one in self["submissions"]]
+        left = 'style="text-align:left"'
+        titles = [
+            title
+            for title in ("time", "who", "rows", "notebook", "git", "packages")
+            if any(one.get(title) for one in submissions)
+        ]
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(dict(_shown(one)).get(title, ''))}</td>" for title in titles) + "</tr>"
-            for one in self["submissions"]
+            "<tr>" + "".join(f"<td {left}>{escape(one.get(title, ''))}</td>" for title in titles) + "</tr>"
+            for one in submissions
         )
-        table = f"<table><tr>{''.join(f'<th>{title}</th>' for title in titles)}</tr>{rows}</table>"
+        table = f"<table><tr>{''.join(f'<th {left}>{title}</th>' for title in titles)}</tr>{rows}</table>"
         sources = "".join(
             f"<details><summary>{escape(self['app'])}, version {escape(version[:8])}</summary>"
             f"<pre>{escape(source)}</pre></details>"

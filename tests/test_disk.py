@@ -70,7 +70,7 @@ def test_what_the_directories_hold(exctr, site, allocation):
     assert [one.row for one in found.largest] == [2, 1, 0, 3] and found.largest[0].workdir == "e/2"
     assert found.unreadable == 0
     assert re.search(r"kB in 20 files and 12 directories", repr(found)) and "row 2" in repr(found)
-    assert "<td>dump.*</td><td>4</td>" in found._repr_html_()
+    assert "dump.*</td><td>4</td>" in found._repr_html_()
 
 
 def test_rows_without_directories_hold_nothing(exctr):

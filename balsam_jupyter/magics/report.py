@@ -32,14 +32,18 @@ class Table:
         return "\n".join(lines + ([f"… and {self.left_out} more"] if self.left_out else []))
 
     def html(self) -> str:
-        """The table as HTML, escaped."""
-        head = "".join(f"<th>{escape(str(name))}</th>" for name in self.columns)
-        body = "".join(
-            "<tr>" + "".join(f'<td style="text-align:left">{escape(str(cell))}</td>' for cell in row) + "</tr>"
-            for row in self.rows[:MOST_ROWS]
-        )
+        """The table as HTML, escaped; whole numbers stand to the right, under their heading."""
+        shown = self.rows[:MOST_ROWS]
+        numbers = [all(isinstance(row[at], int) for row in shown) for at in range(len(self.columns))]
+        sides = [f'style="text-align:{"right" if number else "left"}"' for number in numbers]
+
+        def line(tag: str, cells: Sequence[object]) -> str:
+            words = zip(cells, sides, strict=True)
+            return "<tr>" + "".join(f"<{tag} {side}>{escape(str(cell))}</{tag}>" for cell, side in words) + "</tr>"
+
+        head, body = line("th", self.columns), "".join(line("td", row) for row in shown)
         more = f"<div>… and {self.left_out} more</div>" if self.left_out else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>{more}"
 
 
 @dataclass(frozen=True, repr=False)
