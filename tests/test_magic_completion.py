@@ -67,10 +67,20 @@ def full(shell: Shell) -> Shell:
         ("%balsam_allocate -p m", ["mpi:"]),
         ("%balsam_service st", ["start", "stop", "status"]),
         ("%balsam_revoke ", ["all"]),
+        ("%balsam_submit hello \\\n    name=1 \\\n    n", ["n="]),
+        ("a = 1\n%balsam_wait \\\n  sc", ["scan-2", "scan-1"]),
     ],
 )
 def test_what_is_offered(full: Shell, line: str, offered: list[str]) -> None:
     assert completed(full, line) == offered
+
+
+def test_paths_are_offered_alone(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "complete.j2").touch()
+    (tmp_path / "complex").mkdir()
+    offered = [f"{tmp_path}/complete.j2", f"{tmp_path}/complex/"]
+    assert completed(shell, f"%balsam_site x --path {tmp_path}/comp") == offered
+    assert completed(shell, f"%%balsam_app x --input {tmp_path}/comp") == offered
 
 
 def test_an_allocation_is_offered_by_its_id(shell: Shell) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -79,7 +81,10 @@ class Completer:
 
         @context_matcher(identifier=_NAME, priority=100)  # type: ignore[untyped-decorator]
         def matcher(context: Any) -> Any:
-            line = context.full_text.split("\n")[context.cursor_line][: context.cursor_position]
+            *above, line = context.full_text.split("\n")[: context.cursor_line + 1]
+            line = line[: context.cursor_position]
+            while above and above[-1].endswith("\\"):  # a line that was continued
+                line = f"{above.pop()[:-1]} {line}"
             fragment, found = self.complete(line)
             return {
                 "completions": [SimpleCompletion(text=text, type="balsam") for text in found],
@@ -141,6 +146,8 @@ class Completer:
         return _beginning(fragment, found) or _beginning(fragment, flags)
 
     def _values(self, one: Argument, fragment: str) -> list[str]:
+        if one.completes == "path":
+            return _paths(fragment)
         known = self._kinds.get(one.completes)
         return _beginning(fragment, one.choices or (known() if known else ()))
 
@@ -153,6 +160,13 @@ def detach(ipython: Any) -> None:
 
 def _live_allocations() -> list[str]:
     return [str(one.id) for one in current_site().engine.allocations() if one.state in _LIVE]
+
+
+def _paths(start: str) -> list[str]:
+    """The files and directories whose paths begin so; a ``~`` stays as it is."""
+    whole = os.path.expanduser(start)
+    found = sorted(glob.glob(f"{glob.escape(whole)}*"))
+    return [start + path[len(whole) :] + "/" * os.path.isdir(path) for path in found]
 
 
 def _beginning(start: str, words: Iterable[str]) -> list[str]:
