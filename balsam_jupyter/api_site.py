@@ -92,7 +92,8 @@ class Site(Model):
         if found is None:
             names = sorted(name for name in self._apps if isinstance(name, str))
             raise NotFound(
-                f"Site {self.name!r} has no app {ref!r}; it has {listing(names)}.{nearest(str(ref), names)} "
+                f"Site {self.name!r} has no app {ref!r}; it has {listing(names) if names else 'none yet'}."
+                f"{nearest(str(ref), names)} "
                 "Register one with %%balsam_app or register_app()."
             )
         return found

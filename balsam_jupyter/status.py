@@ -147,7 +147,7 @@ def _why(
         return f"allocation {queued.id} is {queued.state.replace('_', ' ')}{before}.", False
     if ensemble is not None and task_counts(engine.count(Query()))["RUNNING"]:
         return f"allocation {first.id} is busy with other tasks; these come after them.", False
-    return f"allocation {first.id} runs and is about to start them.", False
+    return f"allocation {first.id} has its nodes and is about to start them.", False
 
 
 def _ask(kinds: Sequence[JobRow]) -> str:

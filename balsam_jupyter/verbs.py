@@ -41,6 +41,8 @@ def find(engine: Engine, text: str) -> tuple[Query, str]:
 
 def known(text: str, names: list[str]) -> str:
     """The ensembles there are, and the one meant perhaps."""
+    if not names:
+        return "It has no ensembles yet."
     return f"Its ensembles are {listing(reversed(names))}.{nearest(text, names)}"
 
 

@@ -57,8 +57,10 @@ CELLS = {
         "{'T': [1, 2], 'P': names}",
     ],
 }
-BEYOND = {"balsam_allocate": " --nodes 9", "balsam_service": " --max-nodes 9"}
-"""More than the site has: without it, each right line would start processes."""
+BEYOND = {"balsam_allocate": "\n --nodes 9", "balsam_service": "\n --max-nodes 9"}
+"""More than the site has: without it, each right line would start processes.
+
+On a line of its own: the one before may be a comment."""
 
 # Nothing of which a dangerous or an endless expression, or a path outside of the test's folder, could be made.
 ALPHABET = " \t\n\0'\"\\()[]{}<>=-+:;,.!?%#@&|^$`0129abTPnx_é数\u0301😀\ud800"

@@ -151,6 +151,34 @@ def test_words_are_filled_in_from_the_notebook_and_expressions_are_not() -> None
         parsed("{nme}", "balsam_wait")
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "expression"),
+    [
+        ("app x=1 --name n # why --zip y=2", "n", "1"),
+        ("app --name n x=1  # why", "n", "1"),
+        ("# first\napp x=1 #\n--name n#1", "n#1", "1"),
+        ("app x='# no' --name='#2' # \"'", "#2", "'# no'"),
+    ],
+)
+def test_a_comment_ends_with_the_line(line: str, name: str, expression: str) -> None:
+    asked = parsed(line)
+    assert (asked.app, asked.name, asked.zip) == ("app", name, False)
+    assert {name: part.text for name, part in asked.parameters.items()} == {"x": expression}
+    with pytest.raises(Mistake, match="--name needs a value"):
+        parsed("app --name # n")
+
+
+def test_a_message_does_not_list_many_options() -> None:
+    for line, magic, says in (
+        ("", "balsam_submit", "Give APP: %balsam_submit APP [name=expression …] [options]"),
+        ("a b", "balsam_app", "'b' is one word too many: %%balsam_app NAME [options]"),
+        ("", "balsam_wait", "Give NAME: %balsam_wait NAME [--timeout S]"),
+    ):
+        with pytest.raises(Mistake) as told:
+            parsed(line, magic)
+        assert str(told.value) == says
+
+
 def test_an_option_is_repeated_or_takes_the_words_up_to_the_next() -> None:
     asked = parsed("--param a --param b=1 f --input x y --python --input z", "balsam_app")
     assert (asked.name, asked.param, asked.input, asked.python) == ("f", ["a", "b=1"], ["x", "y", "z"], True)

@@ -156,6 +156,9 @@ def test_failed_rows_come_with_a_pointer(shell: Shell, capsys: pytest.CaptureFix
     assert capsys.readouterr().out.endswith(pointer)
     assert repr(run(shell, "r = %balsam_retry f\nr")) == "ensemble 'f': 1 task will run again."
     assert run(shell, "w = %balsam_wait f --timeout 60\nw").counts()["FINISHED"] == 2
+    run(shell, FAILS)
+    run(shell, "w = %balsam_submit fails code=[3, 4] --name g\nw = %balsam_wait g --timeout 60")
+    assert capsys.readouterr().out.endswith("2 failed: %balsam_failures g shows why\n")
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ GRID = Sweep.grid(T=[1, 2])
         (lambda: Sweep.from_csv(io.StringIO("a,b\n")), "empty: the text has no rows"),
         (lambda: Sweep.from_csv(io.StringIO("a,\n1,2\n")), "column 2 of the header has no name"),
         (lambda: Sweep.from_csv(io.StringIO("a,a\n1,2\n")), "'a' twice"),
-        (lambda: Sweep.from_csv(io.StringIO("a,b\n\n1\n")), "line 3 has 1 cells, but the header has 2"),
+        (lambda: Sweep.from_csv(io.StringIO("a,b\n\n1\n")), "line 3 has 1 cell, but the header has 2"),
         (lambda: Sweep.from_csv(io.StringIO("Temp\n1\n"), temp=int), r"no column 'temp' \(Temp\). Did you mean 'Temp'"),
         (lambda: Sweep.from_csv(io.StringIO("a\n1\nx\n"), a=int), "line 3: a is 'x', which is no int"),
         (lambda: Sweep.from_csv(io.StringIO("a\nyes\n"), a=bool), "line 2: a is 'yes', which is no bool"),

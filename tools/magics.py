@@ -22,9 +22,9 @@ of allocations, options and their values, and, in the text of an expression, sta
 All magics have the same one:
 
 - A line is words between white space. Quotes keep white space in a word, as in a shell. No shell sees the line: `*`,
-  `~user` and `;` are themselves.
+  `~user` and `;` are themselves. A word that begins with `#` begins a comment, up to the end of the line.
 - `{expression}` in a word is filled in from the notebook, as in all of IPython's magics: `--name scan-{i}`. Not in
-  `%%balsam_app`, where braces are the template's.
+  `%%balsam_app`, where braces are the template's. In a function, its names come first.
 - An option is `--name value` or `--name=value`; some have a short form, `-n 2` or `-n2`. Options may stand anywhere.
 - Behind `name=` comes a Python expression, evaluated in the notebook: `T=[1, 2] P=np.linspace(0, 1, 5) gas='Ar'`. It
   goes on up to the next `name=` or `--option` outside of its brackets and quotes, so it may have spaces. Put a

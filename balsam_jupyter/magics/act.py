@@ -27,6 +27,8 @@ def balsam_wait(session: Session, asked: Asked) -> Any:
 
         %balsam_wait scan-1 --timeout 600
     """
+    if asked.timeout is not None and asked.timeout < 0:
+        raise asked.wrong("timeout", f"--timeout is a number of seconds from 0 on, not {asked.timeout:g}.")
     ensemble = session.ensemble(asked.name)
     wait(session.site.engine, ensemble.name, asked.timeout, session.shell, ensemble.callbacks)
     point_to_failed(ensemble)
@@ -77,7 +79,7 @@ def balsam_retry(session: Session, asked: Asked) -> Any:
         %balsam_retry scan-1 --where T > 500 and task.errcode == 9
     """
     ensemble = session.ensemble(asked.name)
-    where = asked.where.predicate(session.namespace) if asked.where else None
+    where = asked.where.predicate(asked.namespace) if asked.where else None
     number = _of_rows(asked, lambda rows: ensemble.retry(rows, where, asked.failed))
     if number:
         return Report(f"ensemble {ensemble.name!r}: {_tasks(number)} will run again.")

@@ -55,8 +55,8 @@ def _yaml(cell: str, start: int) -> Any:
     try:
         found = yaml.load(cell, _loader())
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        at = mark.index if mark else start
+        marks = [mark for mark in (error.problem_mark, error.context_mark) if mark and mark.index < len(cell.rstrip())]
+        at = marks[0].index if marks else start  # at the end of the cell there is nothing to see
         raise _wrong(cell, at, at + 1, f"{_where(cell, at)} is not YAML: {error.problem or error.context}.") from None
     except yaml.reader.ReaderError as error:
         at = int(error.position)

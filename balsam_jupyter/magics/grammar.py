@@ -19,6 +19,8 @@ TEXT, WHOLE, NUMBER, PAIR, ROWS, FLAG, EXPRESSION, PARAMETERS = (
     "text", "whole", "number", "pair", "rows", "flag", "expression", "parameters",
 )  # fmt: skip
 HELP = ("-h", "--help")
+_FEW = 3
+"""So many options are listed in a message, too."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,13 @@ class Grammar:
             for one in self.arguments
         ]
         return " ".join([self.called, *words])
+
+    def short_usage(self) -> str:
+        """The usage for a message: of many options, only that there are some."""
+        if len(self.options) <= _FEW:
+            return self.usage()
+        words = [one.shown if one.needed else f"[{one.shown}]" for one in self.arguments if not one.flags]
+        return " ".join([self.called, *words, "[options]"])
 
     def rows(self) -> list[tuple[str, str]]:
         """Each argument and option as it is written, with its help."""

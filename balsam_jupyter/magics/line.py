@@ -30,8 +30,8 @@ class Word:
 class Asked:
     """What a line asks for: an attribute for each argument of the grammar, and where its words are."""
 
-    def __init__(self, grammar: Grammar, line: str) -> None:
-        self.line = line
+    def __init__(self, grammar: Grammar, line: str, namespace: dict[str, Any]) -> None:
+        self.line, self.namespace = line, namespace
         self.help = False
         self._words: dict[str, list[Word]] = {}
         self._flags = {one.to: one.flags for one in grammar.arguments}
@@ -86,7 +86,7 @@ class _Parser:
     def __init__(self, grammar: Grammar, line: str, namespace: dict[str, Any]) -> None:
         self.grammar, self.line, self.namespace = grammar, line, namespace
         self.at = 0
-        self.asked = Asked(grammar, line)
+        self.asked = Asked(grammar, line, namespace)
 
     def parse(self) -> Asked:
         plain: list[Word] = []
@@ -161,14 +161,14 @@ class _Parser:
             taken, plain = (plain, []) if one.many else (plain[:1], plain[1:])
             if one.needed and not taken:
                 end = len(self.line.rstrip())
-                raise Mistake(f"Give {one.metavar}: {self.grammar.usage()}", end + 1, end + 1)
+                raise Mistake(f"Give {one.metavar}: {self.grammar.short_usage()}", end + 1, end + 1)
             for word in taken:
                 self._put(one, word)
         for word in plain:
             if self.grammar.parameters:
                 app = self.asked.app if self.asked.given("app") else "the app"
                 raise Mistake(f"{word.text}: write name=expression for each parameter of {app}.", word.start, word.end)
-            raise Mistake(f"{word.text!r} is one word too many: {self.grammar.usage()}", word.start, word.end)
+            raise Mistake(f"{word.text!r} is one word too many: {self.grammar.short_usage()}", word.start, word.end)
 
     def _put(self, one: Argument, word: Word) -> None:
         if one.flags and not one.many and self.asked.given(one.to):
@@ -185,9 +185,10 @@ class _Parser:
         self.asked.put(one, word, value)
 
     def _skip_space(self) -> bool:
-        """Go to the next part; false at the end."""
-        while self.at < len(self.line) and self.line[self.at].isspace():
-            self.at += 1
+        """Go to the next part; false at the end, or where only a comment is left."""
+        while self.at < len(self.line) and (self.line[self.at].isspace() or self.line[self.at] == "#"):
+            comment = self.line.find("\n", self.at) if self.line[self.at] == "#" else self.at
+            self.at = len(self.line) if comment < 0 else comment + 1
         return self.at < len(self.line)
 
     def _ends(self, at: int) -> bool:

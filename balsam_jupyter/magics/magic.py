@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
-from IPython.core.magic import no_var_expand
+from IPython.core.magic import needs_local_scope, no_var_expand
 
-from ..errors import BalsamJupyterError
+from ..errors import BadInput, BalsamJupyterError, NotFound, SiteError, Unsupported
 from .grammar import Argument, Grammar
 from .line import Asked, parse
 from .mistakes import Mistake, place_of, pointed
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 Function = Callable[..., Any]
+_OF_A_WORD = (BadInput, NotFound, Unsupported, SiteError)
+"""Errors that a word of the line may be to blame for; for an interrupt or a timeout none is."""
 
 
 class Magic:
@@ -35,21 +37,25 @@ class Magic:
         return "line" if not self.grammar.cell else "line_cell" if self.grammar.line else "cell"
 
     def bound(self, session: Session) -> Function:
-        """The function for IPython, which fills in no variables: the parser does, word by word."""
+        """The function for IPython, which fills in no variables: the parser does, word by word.
 
-        def run(line: str, cell: str | None = None) -> Any:
-            return self(session, line, cell)
+        In a function of the user, its names come before those of the notebook.
+        """
+
+        def run(line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
+            own = {} if local_ns is session.namespace else local_ns
+            return self(session, line, cell, {**session.namespace, **own} if own else session.namespace)
 
         run.__name__ = run.__qualname__ = self.grammar.name
         run.__doc__ = self.grammar.help()
-        function: Function = no_var_expand(run)
+        function: Function = needs_local_scope(no_var_expand(run))
         return function
 
-    def __call__(self, session: Session, line: str, cell: str | None = None) -> Any:
+    def __call__(self, session: Session, line: str, cell: str | None, namespace: dict[str, Any]) -> Any:
         """Run it. A user's mistake is IPython's short ``UsageError: …``; "run all" stops at it all the same."""
         asked: Asked | None = None
         try:
-            asked = parse(self.grammar, line, session.namespace)
+            asked = parse(self.grammar, line, namespace)
             if asked.help:
                 return Log(self.grammar.help())
             given = (asked, cell) if self.grammar.cell else (asked,)
@@ -66,7 +72,8 @@ class Magic:
             if error.in_cell:
                 return f"{message}\n{pointed(cell or '', error.start, error.end)}"
             return f"{message}\n{pointed(line, error.start, error.end, self._head(cell))}"
-        place = asked and place_of(message, asked.places())
+        of_a_word = asked is not None and isinstance(error, _OF_A_WORD)
+        place = place_of(message, asked.places()) if asked and of_a_word else None
         return f"{message}\n{pointed(line, place.start, place.end, self._head(cell))}" if place else message
 
     def _head(self, cell: str | None) -> str:

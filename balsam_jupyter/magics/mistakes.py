@@ -40,8 +40,9 @@ def place_of(message: str, places: Iterable[Place]) -> Place | None:
             return place
     about = message.partition("Did you mean")[0]
     quoted = sorted(_QUOTED.finditer(about), key=lambda found: not about[: found.start()].endswith(" not "))
-    for text in (found[1] or found[2] or "" for found in quoted):
-        for heads in (False, True):  # KEY of KEY=VALUE, MODE of MODE:NODES
+    texts = [found[1] or found[2] or "" for found in quoted if not about[: found.start()].lower().endswith("site ")]
+    for heads in (False, True):  # KEY of KEY=VALUE, MODE of MODE:NODES
+        for text in texts:
             for place in places:
                 shown = re.split("[=:]", place.text)[0] if heads else place.text
                 if shown and text in (shown, shown.encode("unicode_escape").decode()):

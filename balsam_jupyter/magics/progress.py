@@ -110,7 +110,8 @@ def wait(engine: Engine, name: str, timeout: float | None, shell: Any, callbacks
 def point_to_failed(ensemble: Ensemble) -> None:
     """Print how to see why rows failed, if any did; printed, so that it is seen in the middle of a cell, too."""
     if failed := ensemble.counts()["FAILED"]:
-        print(f"{failed} failed: %balsam_logs {ensemble.name} shows why")
+        magic = "%balsam_logs" if failed == 1 else "%balsam_failures"
+        print(f"{failed:,} failed: {magic} {ensemble.name} shows why")
 
 
 def _idle(told: Snapshot) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..api import Site
 from ..api_site import existing_site
-from ..errors import NotFound
+from ..errors import NotFound, SiteError
 from ..models import Query
 from ..submission import newest
 from ..verbs import find, known
@@ -32,8 +33,20 @@ class Session:
 
     @property
     def site(self) -> Site:
-        """The current site; the site ``default`` is opened if none is."""
-        return existing_site()
+        """The current site; the site ``default`` is opened if none is.
+
+        Raises
+        ------
+        SiteError
+            If its directory was deleted or moved: the open file would still answer, of what nobody else sees.
+        """
+        site = existing_site()
+        if site.path and not Path(site.path).exists():
+            raise SiteError(
+                f"The directory of site {site.name!r}, {site.path}, is gone: open the site where it is now, "
+                "%balsam_site NAME --path DIR, or another one."
+            )
+        return site
 
     @property
     def executor(self) -> BalsamExecutor:

@@ -80,7 +80,8 @@ def balsam_revoke(session: Session, asked: Asked) -> Any:
     if asked.which is None and len(live) > 1:
         raise BadInput(f"Which one? Allocations {listing(live)} are there: give an id, or 'all'.")
     if asked.which not in (None, "all", *known):
-        raise asked.wrong("which", f"There is no allocation {asked.which}; there are {listing(live)}.")
+        there = f"there is {listing(live)}" if live else "none is queued or running"
+        raise asked.wrong("which", f"There is no allocation {asked.which}; {there}.")
     chosen = live if asked.which in (None, "all") else {asked.which: known[asked.which]}
     if not chosen:
         return Report("No allocation is queued or running; nothing to revoke.")
@@ -145,7 +146,7 @@ def balsam_submit(session: Session, asked: Asked, cell: str | None) -> Any:
     """
     if asked.keep and asked.fresh:
         raise asked.wrong("fresh", "--keep and --fresh contradict each other: give one of them.")
-    sweep = sweep_of(asked, session.namespace, cell)
+    sweep = sweep_of(asked, cell)
     if asked.dry_run:
         return dry_run(session.executor, asked, sweep)
     wants = {name: getattr(asked, name) for name in (*RESOURCES, "max_retries", "max_node_hours", "scratch")}

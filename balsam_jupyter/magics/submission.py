@@ -15,7 +15,7 @@ from . import bodies
 from .expressions import FAILS, Expression, is_dimension
 from .line import Asked
 from .mistakes import one_line
-from .report import MOST_ROWS, Report, Table
+from .report import MOST_ROWS, Log, Report, Table
 
 COMMANDS = 3
 RESOURCES = (
@@ -24,7 +24,7 @@ RESOURCES = (
 )  # fmt: skip
 
 
-def sweep_of(asked: Asked, namespace: dict[str, Any], cell: str | None) -> Sweep | list[dict[str, Any]]:
+def sweep_of(asked: Asked, cell: str | None) -> Sweep | list[dict[str, Any]]:
     """The sweep of a line's ``name=expression`` parts and of the cell; one row of defaults if there is nothing.
 
     Raises
@@ -32,11 +32,11 @@ def sweep_of(asked: Asked, namespace: dict[str, Any], cell: str | None) -> Sweep
     BadInput
         Points at the part that is wrong.
     """
-    values = {name: _value(asked, name, part, namespace) for name, part in asked.parameters.items()}
+    values = {name: _value(asked, name, part) for name, part in asked.parameters.items()}
     if cell is None:
         return _combined(asked, values) if values else [{}]
     try:
-        return _with_cell(asked, values, bodies.read(cell, namespace))
+        return _with_cell(asked, values, bodies.read(cell, asked.namespace))
     except BalsamJupyterError:
         raise
     except FAILS as error:  # a generator in the cell
@@ -53,8 +53,8 @@ def _with_cell(asked: Asked, values: dict[str, Any], body: Any) -> Sweep:
     return sweep * Sweep.grid(**values) if values else sweep
 
 
-def _value(asked: Asked, name: str, part: Expression, namespace: dict[str, Any]) -> Any:
-    value = part.evaluate(namespace)
+def _value(asked: Asked, name: str, part: Expression) -> Any:
+    value = part.evaluate(asked.namespace)
     try:
         if hasattr(value, "__next__"):
             value = list(value)
@@ -99,7 +99,7 @@ def dry_run(executor: BalsamExecutor, asked: Asked, sweep: Sweep | list[dict[str
     more = [f"… and {len(sweep) - COMMANDS} more"] if len(sweep) > COMMANDS else []
     tasks = "1 task" if len(sweep) == 1 else f"{len(sweep):,} tasks"
     title = f"Dry run: {tasks} of app {asked.app!r}; nothing was stored."
-    return Report(title, [price, *([table] if columns else [])], [*commands, *more])
+    return Report(title, [price, *([table] if columns else []), Log("\n".join([*commands, *more]))])
 
 
 def _command(executor: BalsamExecutor, app: AppRecord, row: dict[str, Any]) -> str:

@@ -75,7 +75,8 @@ def _cells(name: str, text: str) -> tuple[list[str], list[tuple[int, list[str]]]
         raise BadInput(f"{name} has the column {twice[0]!r} twice.")
     for number, cells in lines:
         if len(cells) != len(header):
-            raise BadInput(f"{name}, line {number} has {len(cells)} cells, but the header has {len(header)}.")
+            number_of = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+            raise BadInput(f"{name}, line {number} has {number_of}, but the header has {len(header)}.")
     return header, lines
 
 

@@ -66,7 +66,10 @@ class Settings:
         except (OSError, UnicodeDecodeError) as error:
             raise SiteError(f"{path} cannot be read ({error}). Correct or delete it.") from None
         except yaml.YAMLError as error:
-            raise SiteError(f"{path} is not valid YAML: {str(error).splitlines()[0]}. Correct or delete it.") from None
+            mark = getattr(error, "problem_mark", None)
+            why = (mark and getattr(error, "problem", None)) or str(error).splitlines()[0]
+            line = f" in line {mark.line + 1}" if mark else ""
+            raise SiteError(f"{path} is not valid YAML{line}: {why}. Correct or delete it.") from None
         if not isinstance(given, dict):
             raise SiteError(f"{path} must hold lines 'key: value'.")
         known = {f.name: f.default for f in fields(cls)}
