@@ -380,9 +380,10 @@ class Ensemble:
         return crate.export(self._site, record_of(self._site, self.name, self.generation), path)
 
     def _summary(self) -> str:
-        first = self._first_new - 1
-        new = task_counts(self._site.engine.count(replace(self._query(), after_id=first))) if self.new else {}
-        return summary(self.counts(), new.get("WAITING", 0))
+        first, count = self._first_new - 1, self._site.engine.count  # unlike counts() no error if it was deleted
+        new = task_counts(count(replace(self._query(), after_id=first))) if self.new else {}
+        counts = task_counts(count(self._query()))
+        return summary(counts, new.get("WAITING", 0)) if any(counts.values()) else "no rows any more"
 
     def _title(self) -> str:
         return f" (generation {self.generation})" if self.generation > 1 else ""
@@ -391,9 +392,10 @@ class Ensemble:
         return f"<Ensemble {self.name!r}{self._title()} of {self.app_name}: {self._summary()}>"
 
     def _repr_html_(self) -> str:
-        counts = self.counts()
+        counts = task_counts(self._site.engine.count(self._query()))
         head = "".join(f"<th>{state}</th>" for state in counts)
         body = "".join(f"<td>{number:,}</td>" for number in counts.values())
-        name = f"<b>{escape(self.name)}</b>{self._title()}"
-        title = f"Ensemble {name} of {escape(self.app_name)}: {escape(self._summary())}"
+        title = (
+            f"Ensemble <b>{escape(self.name)}</b>{self._title()} of {escape(self.app_name)}: {escape(self._summary())}"
+        )
         return f"<div><div>{title}</div><table><tr>{head}</tr><tr>{body}</tr></table></div>"

@@ -244,6 +244,7 @@ def test_what_is_deleted_is_gone(exctr: BalsamExecutor, site: Site, ended: Ensem
     assert Job.objects.count() == 1 and len(other) == 1
     with pytest.raises(NotFound, match="no ensemble 'codes'"):
         ended.counts()
+    assert repr(ended) == "<Ensemble 'codes' of Exit: no rows any more>" and "no rows any more" in ended._repr_html_()
     with pytest.raises(NotFound, match="deleted"):
         tasks[0].poll()
     with pytest.raises(NotFound, match="any more"):

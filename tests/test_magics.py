@@ -247,6 +247,7 @@ def test_kill(shell: Shell, exctr: BalsamExecutor) -> None:
         ("%%balsam_app x --param z\necho {{ y }}", "Parameter 'z' of app x is not used", "z"),
         ("%%balsam_app x\necho {{ y", "App x: ", ""),
         ("%%balsam_app x --python\ny = 1", "The cell defines no function", "--python"),
+        ("%%balsam_app x --python\ndef x(y, x):\n    pass", "x() has a parameter of its own name", ""),
         ("%%balsam_app x --python\ndef x(*a):\n    pass", "x(*a): an app's parameters have names; write them out.", ""),
         ("%%balsam_app x 'y\necho", "The quote ' is never closed.", "'"),
     ],

@@ -97,6 +97,8 @@ def _method(shell: Any, function: ast.FunctionDef) -> Any:
         return shell.user_ns[function.name]
     if arguments.vararg is not None:
         raise BadInput(f"{function.name}(*{arguments.vararg.arg}): an app's parameters have names; write them out.")
+    if function.name in {one.arg for one in [*everyone, *arguments.kwonlyargs]}:
+        raise BadInput(f"{function.name}() has a parameter of its own name, so the app cannot call it; rename one.")
     shown = ast.unparse(arguments).replace("/, ", "").replace(", /", "")
     by_position = ", ".join(one.arg for one in arguments.posonlyargs)
     by_name = ", ".join(f"{one.arg}={one.arg}" for one in [*arguments.args, *arguments.kwonlyargs])
