@@ -53,7 +53,8 @@ class Run(NamedTuple):
 
 def node_hours(hours: float) -> str:
     """``≈ 3.2 node-hours``, from node-hours."""
-    return f"≈ {number(hours)} node-hours"
+    shown = number(hours)
+    return f"≈ {shown} node-hour{'' if shown == '1' else 's'}"
 
 
 def number(value: float) -> str:
@@ -148,4 +149,5 @@ def _limits(usage: Usage, limit: float | None, site: str) -> list[tuple[float, s
 
 
 def _exact(hours: float) -> str:
-    return f"{hours:.3g} node-hours"
+    shown = f"{hours:.3g}"
+    return f"{shown} node-hour{'' if shown == '1' else 's'}"

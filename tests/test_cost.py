@@ -254,7 +254,8 @@ def test_a_forecast_of_equal_tasks_is_exact() -> None:
 
 
 def test_units() -> None:
-    assert [node_hours(x) for x in (0, 0.00312, 3.21, 12.4, 12345)] == [
-        "≈ 0 node-hours", "≈ 0.0031 node-hours", "≈ 3.2 node-hours", "≈ 12 node-hours", "≈ 12,345 node-hours",
+    assert [node_hours(x) for x in (0, 0.00312, 1, 3.21, 12.4, 12345)] == [
+        "≈ 0 node-hours", "≈ 0.0031 node-hours", "≈ 1 node-hour", "≈ 3.2 node-hours", "≈ 12 node-hours",
+        "≈ 12,345 node-hours",
     ]  # fmt: skip
     assert [duration(x) for x in (0.42, 12.4, 240, 12_600)] == ["0.42 s", "12 s", "4 min", "3.5 h"]

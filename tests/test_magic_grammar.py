@@ -103,6 +103,7 @@ def test_any_quoted_word_comes_back(text: str) -> None:
         ("app --name --zip", "--name needs a value: --name NAME.", "--name"),
         ("app --zip=3", "--zip takes no value.", "--zip=3"),
         ("app --name a --name b", "--name is given twice.", "b"),
+        ("app --tag a=1 --tag b=1 --tag a=2", "--tag a is given twice.", "a=2"),
         ("app --num-procs 1.5", "--num-procs takes a whole number, not '1.5'.", "1.5"),
         ("app --gpus-per-rank nan", "--gpus-per-rank takes a number, not 'nan'.", "nan"),
         ("app --tag k", "--tag k: write --tag name=value.", "k"),

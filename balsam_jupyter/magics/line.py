@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import nearest
 from .expressions import Expression, filled
-from .grammar import EXPRESSION, FLAG, HELP, Argument, Grammar
+from .grammar import EXPRESSION, FLAG, HELP, PAIR, Argument, Grammar
 from .mistakes import Mistake, Place
 
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
@@ -180,6 +180,8 @@ class _Parser:
             raise Mistake(f"{word.text!r} is no text that can be stored.", word.start, word.end) from None
         except ValueError as error:
             raise Mistake(str(error), word.start, word.end) from None
+        if one.kind == PAIR and value[0] in dict(getattr(self.asked, one.to)):
+            raise Mistake(f"{one.flags[-1]} {value[0]} is given twice.", word.start, word.end)
         if "\0" in word.text:
             raise Mistake(f"{word.text!r} has a NUL in it.", word.start, word.end)
         self.asked.put(one, word, value)
