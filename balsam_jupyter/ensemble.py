@@ -382,8 +382,7 @@ class Ensemble:
     def _summary(self) -> str:
         first, count = self._first_new - 1, self._site.engine.count  # unlike counts() no error if it was deleted
         new = task_counts(count(replace(self._query(), after_id=first))) if self.new else {}
-        counts = task_counts(count(self._query()))
-        return summary(counts, new.get("WAITING", 0)) if any(counts.values()) else "no rows any more"
+        return summary(task_counts(count(self._query())), new.get("WAITING", 0))
 
     def _title(self) -> str:
         return f" (generation {self.generation})" if self.generation > 1 else ""
@@ -395,7 +394,6 @@ class Ensemble:
         counts = task_counts(self._site.engine.count(self._query()))
         head = "".join(f"<th>{state}</th>" for state in counts)
         body = "".join(f"<td>{number:,}</td>" for number in counts.values())
-        title = (
-            f"Ensemble <b>{escape(self.name)}</b>{self._title()} of {escape(self.app_name)}: {escape(self._summary())}"
-        )
+        name = f"<b>{escape(self.name)}</b>{self._title()}"
+        title = f"Ensemble {name} of {escape(self.app_name)}: {escape(self._summary())}"
         return f"<div><div>{title}</div><table><tr>{head}</tr><tr>{body}</tr></table></div>"

@@ -79,6 +79,8 @@ def ended_note(engine: Engine, before: EnsembleRecord) -> str:
 def summary(counts: Mapping[str, int], new: int) -> str:
     """``120 rows: 96 finished, 4 failed, 20 new``: numbers by task state; `new` of those that wait are new."""
     total = sum(counts.values())
+    if not total:
+        return "0 rows: it was deleted or renamed"
     waiting = counts.get("WAITING", 0) - new
     words = {
         "finished": counts.get("FINISHED", 0),
