@@ -196,8 +196,8 @@ class EmbeddedEngine(DiskCalls):
         with self.store.transaction() as con:
             ensembles.put(con, record)
 
-    def ensembles(self) -> list[EnsembleRecord]:
-        return ensembles.records(self.store.con)
+    def ensembles(self, name: str | None = None) -> list[EnsembleRecord]:
+        return ensembles.records(self.store.con, name)
 
     def versions(self, query: Query) -> dict[str, list[range]]:
         return ensembles.versions(self.store.con, query)

@@ -43,10 +43,12 @@ def _free_folder(con: sqlite3.Connection, name: str) -> str:
     return folder
 
 
-def records(con: sqlite3.Connection) -> list[EnsembleRecord]:
-    """All of them, oldest first."""
+def records(con: sqlite3.Connection, name: str | None = None) -> list[EnsembleRecord]:
+    """All of them, or the generations of one name, oldest first."""
     rows = con.execute(
-        "SELECT name, app_name, generation, app_version, created, provenance, folder FROM ensemble ORDER BY id"
+        f"""SELECT name, app_name, generation, app_version, created, provenance, folder FROM ensemble
+            {"" if name is None else "WHERE name = ?"} ORDER BY id""",
+        () if name is None else (name,),
     ).fetchall()
     return [
         EnsembleRecord(name, app_name, generation, version, created, json.loads(provenance), folder)
