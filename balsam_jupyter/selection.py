@@ -37,8 +37,7 @@ def record_of(site: Site, name: str, generation: int | None = None) -> EnsembleR
     if not generations:
         known = newest(site.engine.ensembles())
         raise NotFound(
-            f"Site {site.name!r} has no ensemble {name!r}.{nearest(name, known)} "
-            "exctr.ensembles() lists what there is."
+            f"Site {site.name!r} has no ensemble {name!r}.{nearest(name, known)} exctr.ensembles() lists what there is."
         )
     if generation is None:
         return generations[max(generations)]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Site
+from balsam_jupyter.codec import decode
 from balsam_jupyter.engines.embedded import EmbeddedEngine, scheduler
 from balsam_jupyter.engines.embedded.launcher.pilot import Pilot
 from balsam_jupyter.engines.embedded.sessions import Session
@@ -17,6 +19,7 @@ from balsam_jupyter.engines.embedded.site import Settings
 from balsam_jupyter.engines.embedded.store import Store, records
 from balsam_jupyter.models import AllocationRequest, Query
 
+from .engine_site import python_app, submit
 from .processes import launchers
 
 SOON = 120.0
@@ -68,3 +71,53 @@ def test_a_launcher_that_is_killed_while_scratch_tasks_end(
     assert left <= failed if app is Python else left == failed
     assert (site.data_path / "s" / "9" / "big.dat").exists()
     assert not [finding for finding in site.engine.check() if finding.fault]
+
+
+@pytest.mark.parametrize("settings", ["cores_per_node: 2\ngrace_period_s: 1\nidle_time_s: 0.1\n"])
+def test_a_task_of_a_kind_that_came_after_the_launchers_last_look(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is submitted between the look and the check-out of one commit: each runs, with the tags it has."""
+    locks: list[int] = []
+
+    def launch_nothing(_site: Path, _store: Store, _allocation: int, lock: int) -> int:
+        locks.append(os.dup(lock))  # the allocation lives as long as this is open
+        return os.getpid()
+
+    def run(self, n):  # type: ignore[no-untyped-def]
+        return [n, dict(self.job.tags)]
+
+    monkeypatch.setattr(scheduler, "_launch", launch_nothing)
+    allocation = engine.allocate(AllocationRequest(1, 10, "serial"))
+    common = python_app(engine, run)
+    submit(engine, replace(common, tags={"turn": "early"}), [{"n": 1}])
+    store = Store(engine.path / "balsam.db")
+    session = Session(engine.path, store, allocation.id)
+    pilot = Pilot(engine.path, store, Settings.read(engine.path / "settings.yml"), session, allocation)
+    look_around, commit, late, unknown = pilot.look_around, pilot.commit, [], set()
+
+    def look_and_be_late() -> None:
+        look_around()
+        if not late and any(line.more for partition in pilot.partitions for line in partition.lines.values()):
+            late.extend(submit(engine, replace(common, tags={"turn": "late"}), [{"n": 2}]))
+
+    def commit_and_see() -> None:
+        commit()
+        unknown.update({each.work.spec_id for each in pilot.jobs.values()} - pilot.tags.keys())
+
+    monkeypatch.setattr(pilot, "look_around", look_and_be_late)
+    monkeypatch.setattr(pilot, "commit", commit_and_see)
+    try:
+        assert "nothing to run" in pilot.run()
+    finally:
+        pilot.close()
+        session.close(store)
+        with store.transaction() as con:
+            records.end_allocation(con, allocation.id, "finished", "")
+        store.close()
+        for lock in locks:
+            os.close(lock)
+    assert not unknown, "it was held, and could have been handed on, without its tags"
+    rows = engine.jobs(Query())
+    assert [row.state for row in rows] == ["JOB_FINISHED"] * 2, [row.error for row in rows]
+    assert [decode(row.value) for row in rows] == [[1, {"turn": "early"}], [2, {"turn": "late"}]]
