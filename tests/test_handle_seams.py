@@ -43,9 +43,9 @@ def test_no_verb_does_nothing_to_what_is_gone(exctr: BalsamExecutor, tmp_path: P
     other.kill()
     other.rename("other") if verb == "rename" else other.delete()
     calls: list[Callable[[], Any]] = [
-        stale.kill, stale.retry, stale.missing, stale.fill, stale.tasks, stale.failed, stale.failures, stale.to_dataframe,
-        stale.extract, stale.disk, stale.cost, stale.provenance, stale.counts, stale.wait, stale.as_completed,
-        lambda: stale.tag(a="1"), lambda: stale.clean([]), lambda: stale.add([{"a": 3}]),
+        stale.kill, stale.retry, stale.missing, stale.fill, stale.tasks, stale.failed, stale.failures,
+        stale.to_dataframe, stale.extract, stale.disk, stale.cost, stale.provenance, stale.counts, stale.wait,
+        stale.as_completed, lambda: stale.tag(a="1"), lambda: stale.clean([]), lambda: stale.add([{"a": 3}]),
         lambda: stale.on_finished(print), lambda: stale.export(tmp_path / "there"), lambda: stale.kill(rows=0),
     ]  # fmt: skip
     for call in calls:
