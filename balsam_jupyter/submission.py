@@ -118,7 +118,7 @@ def store_sweep(
     submitted = engine.submit(specs, record if record != before else None, agree)
     if not begun:
         record = noted(record, app, common, submitted.new, len(parameters) - submitted.new)
-        engine.put_ensemble(record)
+        engine.update_ensemble(record)
     if not record.folder:  # the engine has chosen one
         (record,) = (one for one in engine.ensembles(name) if one.generation == record.generation)
     first_new = sorted(submitted.ids)[-submitted.new] if submitted.new else 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Ensemble, Job
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Ensemble, Job, Site
 from balsam_jupyter.errors import BadInput, NotFound
 
 SOON = 60.0
@@ -113,3 +113,25 @@ def test_a_name_is_text(exctr: BalsamExecutor) -> None:
         with pytest.raises(BadInput, match="The name of an ensemble is text"):
             exctr.ensemble(wrong)  # type: ignore[arg-type]
     assert isinstance(exctr.ensemble("5"), Ensemble)
+
+
+@pytest.mark.parametrize("verb", ["rename", "delete"])
+def test_a_submission_brings_back_no_name_that_goes_meanwhile(
+    exctr: BalsamExecutor, site: Site, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Its rows are stored in one step, and what is noted about it in another one."""
+    exctr.submit_sweep("Note", {"a": [1]}, name="one").kill()
+    engine = site.engine
+    submit = engine.submit
+
+    def submit_and_lose(*given: Any) -> Any:
+        submitted = submit(*given)
+        other = exctr.ensemble("one")
+        other.kill()
+        other.rename("other") if verb == "rename" else other.delete()
+        return submitted
+
+    monkeypatch.setattr(engine, "submit", submit_and_lose)
+    with pytest.raises(NotFound, match="no ensemble 'one'"):
+        exctr.submit_sweep("Note", {"a": [1, 2]}, name="one")
+    assert [(one.name, len(one)) for one in exctr.ensembles()] == ([("other", 2)] if verb == "rename" else [])

@@ -140,8 +140,8 @@ class Engine(Protocol):
     def tag(self, query: Query, tags: Mapping[str, str | None]) -> int:
         """Merge `tags` into those of jobs, whatever state they are in; None removes a tag. How many jobs there are."""
 
-    def put_ensemble(self, record: EnsembleRecord) -> None:
-        """Create the ensemble, or update its app's version and its provenance."""
+    def update_ensemble(self, record: EnsembleRecord) -> None:
+        """Update its app's version and its provenance; nothing if it was renamed or deleted meanwhile."""
 
     def ensembles(self, name: str | None = None) -> list[EnsembleRecord]:
         """All ensembles, or those of one name, oldest first; of one name the generations in their order."""

@@ -192,9 +192,9 @@ class EmbeddedEngine(DiskCalls):
 
     # -- ensembles ----------------------------------------------------------------------------------------
 
-    def put_ensemble(self, record: EnsembleRecord) -> None:
+    def update_ensemble(self, record: EnsembleRecord) -> None:
         with self.store.transaction() as con:
-            ensembles.put(con, record)
+            ensembles.update(con, record)
 
     def ensembles(self, name: str | None = None) -> list[EnsembleRecord]:
         return ensembles.records(self.store.con, name)

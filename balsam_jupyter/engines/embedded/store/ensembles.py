@@ -18,13 +18,9 @@ _SOME = 500
 
 def put(con: sqlite3.Connection, record: EnsembleRecord) -> bool:
     """Create it, or update its version and provenance; whether it is new."""
-    provenance = json.dumps(record.provenance, default=str)
-    known = con.execute(
-        "UPDATE ensemble SET app_version = ?, provenance = ? WHERE name = ? AND generation = ?",
-        (record.app_version, provenance, record.name, record.generation),
-    )
-    if known.rowcount:
+    if update(con, record):
         return False
+    provenance = json.dumps(record.provenance, default=str)
     con.execute(
         """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance, folder)
            VALUES(?, ?, ?, ?, ?, ?, ?)""",
@@ -32,6 +28,15 @@ def put(con: sqlite3.Connection, record: EnsembleRecord) -> bool:
          provenance, _free_folder(con, record.name)),
     )  # fmt: skip
     return True
+
+
+def update(con: sqlite3.Connection, record: EnsembleRecord) -> bool:
+    """Update its version and provenance; whether it is there."""
+    found = con.execute(
+        "UPDATE ensemble SET app_version = ?, provenance = ? WHERE name = ? AND generation = ?",
+        (record.app_version, json.dumps(record.provenance, default=str), record.name, record.generation),
+    )
+    return found.rowcount > 0
 
 
 def _free_folder(con: sqlite3.Connection, name: str) -> str:
