@@ -227,7 +227,7 @@ class Job(Model):
             raise BadInput(
                 f"A job's state can be set to 'USER_KILLED' or 'RESTART_READY', not {state!r}; the rest is the site's."
             )
-        if edits and not engine.edit([self._row.id], edits):
+        if edits and not engine.edit([self._row.id], edits | self._key(edits)):
             raise ExecutorException(
                 f"Job {self._row.id} runs or is gone; its {', '.join(edits)} cannot be changed now."
             )
@@ -259,6 +259,12 @@ class Job(Model):
             elif name in ("tags", "data"):
                 edits[name] = text_map("tags", value) if name == "tags" else json_map("data", value)
         return edits
+
+    def _key(self, edits: Mapping[str, object]) -> dict[str, object]:
+        """What identifies a row whose parameters change: a sweep finds it by those it is given now."""
+        if "parameters" not in edits or self._row is None or self._row.ensemble is None:
+            return {}
+        return {"key": codec.row_key(self._row.app_name, codec.canonical(self._checked_parameters()), 0)}
 
     def _resources(self) -> Resources:
         return resources(**{name: getattr(self, name) for name in RESOURCE_FIELDS})

@@ -18,6 +18,7 @@ from .callbacks import Callbacks
 from .ends import Ends, watch
 from .errors import BadInput, TimeoutExpired
 from .models import JOB_STATES, TERMINAL, EnsembleRecord, Query
+from .selection import record_of
 from .status import explain
 from .task import BalsamTask, Follower
 
@@ -81,6 +82,7 @@ class Waiting:
             if task is not None or (due and left > 0):
                 all_had_ended = False
             elif all_had_ended and not due:
+                record_of(self._site, self._record.name, self._record.generation)  # an error if it is gone by now
                 return  # nothing came of them since
             else:
                 all_had_ended = not self._site.engine.jobs(self._unended())

@@ -54,13 +54,19 @@ class Ensemble:
     @property
     def generations(self) -> list[int]:
         """The generations of its name, oldest first; ``exctr.ensemble(name, generation=1)`` opens the first."""
-        return [one.generation for one in self._site.engine.ensembles() if one.name == self.name]
+        return [one.generation for one in self._site.engine.ensembles(self.name)]
+
+    @property
+    def _there(self) -> EnsembleRecord:
+        """Its record as it is now; an error if it is gone, or has another name, so that no verb does nothing."""
+        return record_of(self._site, self.name, self.generation)
 
     def _query(self) -> Query:
-        return Query(ensemble=self.name, generation=self.generation)
+        there = self._there
+        return Query(ensemble=there.name, generation=there.generation)
 
     def __len__(self) -> int:
-        return sum(self._count().values())
+        return sum(self._site.engine.count(self._query()).values())
 
     def counts(self) -> dict[str, int]:
         """Numbers of tasks by task state, now.
@@ -70,13 +76,7 @@ class Ensemble:
         NotFound
             If it was renamed or deleted meanwhile.
         """
-        return task_counts(self._count())
-
-    def _count(self) -> dict[str, int]:
-        counts = self._site.engine.count(self._query())
-        if not counts:
-            record_of(self._site, self.name, self.generation)  # an error, unless only its rows are gone
-        return counts
+        return task_counts(self._site.engine.count(self._query()))
 
     def wait(self, timeout: float | None = None) -> Ensemble:
         """Block until all tasks have ended, however they ended, and no callback is left to run; warns if nothing can.
@@ -164,7 +164,7 @@ class Ensemble:
         if callback is None:
             self.callbacks.clear()
         else:
-            self.callbacks.register(callback, self._follower, self._record)
+            self.callbacks.register(callback, self._follower, self._there)
         return callback
 
     @property
@@ -173,8 +173,7 @@ class Ensemble:
         return Callbacks.of(self._site, self._record)
 
     def _waiting(self, timeout: float | None, each: bool = False) -> Waiting:
-        record_of(self._site, self.name, self.generation)  # an error if it is gone
-        return Waiting(self._site, self._follower, self._record, timeout, each)
+        return Waiting(self._site, self._follower, self._there, timeout, each)
 
     def tasks(self, state: str | None = None) -> list[BalsamTask]:
         """Its tasks in the order of the sweep; of one task state if `state` is given."""
@@ -185,7 +184,7 @@ class Ensemble:
                 known = sorted(set(TASK_STATE.values()))
                 raise BadInput(f"{state!r} is not a task state ({', '.join(known)}).{nearest(state, known)}")
         self._follower.poll()  # so that changes up to now are not read a second time at the next poll
-        return self._follower.tasks(results.ensemble_rows(self._site, self._record, states))
+        return self._follower.tasks(results.ensemble_rows(self._site, self._there, states))
 
     def failed(self) -> list[BalsamTask]:
         """The tasks that FAILED."""
@@ -205,14 +204,14 @@ class Ensemble:
         --------
         balsam_jupyter.results.to_dataframe : the columns
         """
-        return results.to_dataframe(self._follower.tables, self._record, kind)
+        return results.to_dataframe(self._follower.tables, self._there, kind)
 
     def failures(self) -> Failures:
         """The tasks that FAILED, in groups of errors that differ in numbers, paths and times only, the largest first.
 
         Each group has an example, the end of its log, and the command that runs it again by hand.
         """
-        return Failures.of(self._site, self._record)
+        return Failures.of(self._site, self._there)
 
     def extract(self, outputs: Mapping[str, str | Callable[[Path], Any]] | None = None) -> dict[int, str]:
         """Compute outputs from the files of the finished tasks again, or others than the app's, and store them.
@@ -222,7 +221,7 @@ class Ensemble:
         dict of int to str
             For each row where something is missing, why. It is NaN then, unless a value is stored from before.
         """
-        return results.extract(self._site, self._record, outputs)
+        return results.extract(self._site, self._there, outputs)
 
     def disk(self) -> DiskUse:
         """What its work directories hold: bytes and files in all, by name, and the largest rows."""
@@ -267,7 +266,7 @@ class Ensemble:
             If there is no such row, which it names.
         """
         wait_s = kill_wait(wait_time)
-        return self._site.engine.update(of_rows(self._site, self._record, rows), "USER_KILLED", wait_s)
+        return self._site.engine.update(of_rows(self._site, self._there, rows), "USER_KILLED", wait_s)
 
     def retry(self, rows: Any = None, where: Callable[[BalsamTask], object] | None = None, failed: bool = False) -> int:
         """Run tasks that FAILED or were killed again; returns how many. The old log stays as ``job.out.1``.
@@ -286,7 +285,7 @@ class Ensemble:
         BadInput
             If there is no such row, one of `rows` has finished, or `where` raises. Nothing is retried then.
         """
-        chosen = to_retry(self._site, self._follower, self._record, rows, where, failed)
+        chosen = to_retry(self._site, self._follower, self._there, rows, where, failed)
         return self._site.engine.update(chosen, "RESTART_READY")
 
     def missing(self, sweep: Any = None) -> list[dict[str, Any]]:
@@ -297,8 +296,8 @@ class Ensemble:
         sweep : Sweep, mapping of lists, list of mappings or DataFrame, optional
             What the ensemble is to have.
         """
-        unsubmitted_rows = [] if sweep is None else unsubmitted(self._site, self._record, sweep)
-        return undone(self._site, self._record) + unsubmitted_rows
+        unsubmitted_rows = [] if sweep is None else unsubmitted(self._site, self._there, sweep)
+        return undone(self._site, self._there) + unsubmitted_rows
 
     def fill(self, sweep: Any = None) -> int:
         """Run what is `missing`: retry what failed or was killed, submit what was not. Returns how many tasks."""
@@ -320,9 +319,7 @@ class Ensemble:
         return self._extend(distinct(self._site, self.app_name, rows))
 
     def _extend(self, rows: Any) -> int:
-        stored = extend(self._site, self._record, rows)
-        self._record = stored.record
-        return stored.new
+        return extend(self._site, self._there, rows).new
 
     def tag(self, **tags: str | None) -> int:
         """Set tags of all its tasks, also of those that run or have ended; None removes one. Returns how many tasks."""
@@ -359,11 +356,11 @@ class Ensemble:
 
     def cost(self) -> Price:
         """What its tasks have used, in node-hours and core-hours by state, and what the rest is expected to take."""
-        return ensemble_cost(self._site, self._record)
+        return ensemble_cost(self._site, self._there)
 
     def provenance(self) -> Provenance:
         """Who submitted what of it, when, from where, with which code and packages."""
-        return Provenance(record_of(self._site, self.name, self.generation))
+        return Provenance(self._there)
 
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Write a folder that another person can run again: rows, results, the app as ``app.py``, an RO-Crate.
@@ -377,7 +374,7 @@ class Ensemble:
         --------
         balsam_jupyter.crate.export : what is in it
         """
-        return crate.export(self._site, record_of(self._site, self.name, self.generation), path)
+        return crate.export(self._site, self._there, path)
 
     def _summary(self) -> str:
         first, count = self._first_new - 1, self._site.engine.count  # unlike counts() no error if it was deleted

@@ -51,11 +51,20 @@ _TELLING = re.compile(
     r"|\bout of memory\b|\bpanic\b",
     re.IGNORECASE,
 )
+_CONTROL = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f]"
+)
 _TRACEBACK = "Traceback (most recent call last):"
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal takes for commands: colours, titles, control characters."""
+    return _CONTROL.sub("", text)
 
 
 def telling_line(error: str) -> str:
     """The line of an error that says most: a traceback's exception, else the first that speaks of an error."""
+    error = printable(error)
     if _TRACEBACK in error:
         after = error.rpartition(_TRACEBACK)[2].splitlines()[1:]
         # Frames are indented; below them come the exception and the other lines of its text.
@@ -238,9 +247,9 @@ class Failures(Sequence[FailureGroup]):
 
 def log_of(engine: Engine, job: JobRow, lines: int) -> str:
     """A head, and the last `lines` lines of a task's log and of what its error adds to the log."""
-    error = [line for line in job.error.splitlines() if line.strip()]
+    error = [line for line in printable(job.error).splitlines() if line.strip()]
     # An error is often the end of the log, and longer than what is asked for.
-    end = engine.output(job.id, lines + len(error)).rstrip("\n")
+    end = printable(engine.output(job.id, lines + len(error))).rstrip("\n")
     added = [line for line in error if line.strip() not in end]
     nothing = "(it has not run)" if not job.attempts else "(its log is empty)"
     if job.scratch and job.state == "JOB_FINISHED":

@@ -31,16 +31,16 @@ def record_of(site: Site, name: str, generation: int | None = None) -> EnsembleR
     NotFound
         Names the nearest ensemble, or the generations there are.
     """
-    records = site.engine.ensembles()
-    known = newest(records)
-    if name not in known:
+    if not isinstance(name, str):
+        raise BadInput(f"The name of an ensemble is text, not {name!r}.")
+    generations = {record.generation: record for record in site.engine.ensembles(name)}
+    if not generations:
+        known = newest(site.engine.ensembles())
         raise NotFound(
-            f"Site {site.name!r} has no ensemble {name!r}.{nearest(str(name), known)} "
-            "exctr.ensembles() lists what there is."
+            f"Site {site.name!r} has no ensemble {name!r}.{nearest(name, known)} exctr.ensembles() lists what there is."
         )
     if generation is None:
-        return known[name]
-    generations = {record.generation: record for record in records if record.name == name}
+        return generations[max(generations)]
     if generation not in generations:
         raise NotFound(f"Ensemble {name!r} has no generation {generation!r}; it has {listing(generations)}.")
     return generations[generation]

@@ -99,7 +99,7 @@ def store_sweep(
         name = f"{slug(app.name)[:80]}-{digest}"
     engine = site.engine
     agree = agreement(site, app, common.resources, max_node_hours)
-    before = newest(engine.ensembles()).get(name)
+    before = newest(engine.ensembles(name)).get(name)
     if before is None:
         record = EnsembleRecord(name, app.name, 1, app.version, time.time())
     elif before.app_name != app.name:
@@ -118,9 +118,9 @@ def store_sweep(
     submitted = engine.submit(specs, record if record != before else None, agree)
     if not begun:
         record = noted(record, app, common, submitted.new, len(parameters) - submitted.new)
-        engine.put_ensemble(record)
+        engine.update_ensemble(record)
     if not record.folder:  # the engine has chosen one
-        (record,) = (one for one in engine.ensembles() if (one.name, one.generation) == (name, record.generation))
+        (record,) = (one for one in engine.ensembles(name) if one.generation == record.generation)
     first_new = sorted(submitted.ids)[-submitted.new] if submitted.new else 0
     return Stored(record, submitted.new, first_new, note)
 
@@ -128,7 +128,7 @@ def store_sweep(
 def extend(site: Site, record: EnsembleRecord, rows: Any) -> Stored:
     """Store more rows of an ensemble, with the resources, tags and options of the row that came last."""
     engine = site.engine
-    latest = newest(engine.ensembles()).get(record.name)
+    latest = newest(engine.ensembles(record.name)).get(record.name)
     if latest is not None and latest.generation != record.generation:
         raise BadInput(
             f"Generation {record.generation} of {record.name!r} takes no more rows: generation {latest.generation} is "

@@ -13,6 +13,7 @@ from typing import Any
 from . import codec
 from .api import Site
 from .api_jobs import changed_ids
+from .failures import printable
 from .models import TASK_STATE, EnsembleRecord, JobRow, Query
 
 log = logging.getLogger(__name__)
@@ -144,7 +145,6 @@ class Table:
         self._data = f"{site.data_path}/"
         self._name = record.name
         self._query = Query(ensemble=record.name, generation=record.generation)
-        self._name = record.name
         self._cursor = ""
         self._clear()
 
@@ -311,7 +311,7 @@ def last_lines(error: str) -> str | None:
     """The end of an error, for a cell; None if there is none."""
     if not error:
         return None
-    lines = [line for line in error.splitlines() if line.strip()][-ERROR_LINES:]
+    lines = [line for line in printable(error).splitlines() if line.strip()][-ERROR_LINES:]
     text = "\n".join(lines)
     return (text if len(text) <= ERROR_LENGTH else f"…{text[1 - ERROR_LENGTH :]}") or None
 

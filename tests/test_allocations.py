@@ -249,7 +249,7 @@ def test_a_lone_job_and_a_row_never_share_a_directory(engine):
 
 def test_rows_are_found_by_their_directory(engine):
     common = shell_app(engine, "true")
-    engine.put_ensemble(EnsembleRecord("scan.1", "App"))
+    engine.submit([], EnsembleRecord("scan.1", "App"))
     rows = JobCommon(common.app_id, ensemble="scan.1")
     engine.submit(JobSpec(rows, "{}", key=n.to_bytes(16, "big")) for n in range(5002))
     for workdir, row in (("scan.1/7", 7), ("scan.1/4999", 4999), ("scan.1/5000-9999/5001", 5001)):

@@ -232,3 +232,21 @@ def test_failures_are_as_of_when_they_were_asked_for(ens: Ensemble, exctr: Balsa
     ens.retry()
     ens.wait(SOON)
     assert failures.total == 7 and [group.count for group in ens.failures()] == [4, 3]
+
+
+class Noisy(ApplicationDefinition):
+    site = "here"
+    command_template = "sh -c 'printf \"$0\"; exit 1' {{ what }}"
+
+
+def test_what_a_program_says_is_no_command_to_a_terminal(exctr: BalsamExecutor, allocation: BatchJob) -> None:
+    """Colours do not make two kinds of one; bytes, markup and lines without an end are shown as they can be."""
+    exctr.register_app(Noisy)
+    words = [r"\033[31mError: red\033[0m 1", r"\033[1;32mError: red\033[m 2", r"\033]0;title\007Error: red 3"]
+    others = [r"\377\000\001\002 <img src=x onerror=alert(1)>", "x" * 3000, ""]
+    ens = exctr.submit_sweep("Noisy", {"what": words + others}, name="noisy").wait(SOON)
+    found = ens.failures()
+    assert [group.count for group in found] == [3, 1, 1, 1] and found[0].shape == "Error: red <n>"
+    texts = [repr(found), found._repr_html_(), *ens.to_dataframe()["error"]]
+    assert not [text for text in texts if any(ord(sign) < 32 and sign != "\n" for sign in text)]
+    assert "<img" not in found._repr_html_() and "&lt;img" in found._repr_html_()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import marshal
 import os
 import select
 import signal
@@ -19,8 +21,9 @@ from hypothesis import strategies as st
 
 from balsam_jupyter.codec import decode, encode
 from balsam_jupyter.engines.embedded.journal import read
-from balsam_jupyter.engines.embedded.launcher import slot
+from balsam_jupyter.engines.embedded.launcher import slot, spawner
 from balsam_jupyter.engines.embedded.launcher.slot import Channel
+from balsam_jupyter.engines.embedded.launcher.worker import entry
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary()
 DOINGS = st.tuples(st.sampled_from(["return", "raise", "exit"]), VALUES | st.lists(VALUES, max_size=3))
@@ -144,3 +147,38 @@ def test_a_worker_inside_c_code_hears_that_others_have_taken_over(tmp_path: Path
     os.kill(pid, signal.SIGKILL)
     assert driver.channel.process.wait(30) == -signal.SIGKILL
     assert list(read(driver.journal).starts) == [(1, 1), (2, 1)]
+
+
+SPAWNED = b"P 5\nS 1 1 1.5 2.5\nE 1 1 0 1.5 0.5\nS 2 1 3.0 4.0\nN 2 1\nS 3 1 5.0 6.0\nE 3 1 126 5.0 0.1 %s\nO\n" % (
+    base64.b64encode(marshal.dumps((None, "why", None, "")))
+)
+WORKED = b"".join(map(entry, [(5,), (1, 1, 1.5, 2.5), (1, 1, 0, 1.5, 0.5, (b"v", "", None, "")), (3, 1, 5.0, 6.0), ()]))
+
+
+@pytest.mark.parametrize("whole", [SPAWNED, WORKED], ids=["spawner", "worker"])
+@pytest.mark.parametrize("lost", [64, 1000])
+def test_a_journal_of_which_a_machine_lost_pages_can_be_read(tmp_path: Path, whole: bytes, lost: int) -> None:
+    """Zeros for more than an entry anywhere inside: nothing is made up, and nothing keeps others from taking over."""
+    path = tmp_path / ("0.1.spawner" if whole is SPAWNED else "0.1.worker")
+    path.write_bytes(whole)
+    full = read(path)
+    assert full.orphaned and set(full.clocks) >= set(full.starts) >= {(1, 1), (3, 1)}
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes(min(lost, len(whole) - at)) + whole[at + lost :])
+        found = read(path)
+        assert set(found.starts) <= set(found.clocks) <= set(full.clocks), at
+        assert set(found.ends) <= set(full.ends), at
+
+
+def test_entries_of_any_length_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """Longer than the room that is taken, and such that their lengths and ends fall on all kinds of boundaries."""
+    for number, sizes in enumerate([[226, 240, 255, 256], [4096, 0, 65536 - 37], [3 << 20, 1, 1 << 19], range(300)]):
+        path = tmp_path / f"{number}.1.worker"
+        record = spawner.Record(str(path), entry((5,)), entry(()))
+        for job, size in enumerate(sizes):
+            record.write(entry((job, 1, 1.0, 2.0)) + entry((job, 1, 0, 1.0, 2.0, (b"x" * size, "", None, ""))))
+        journal = read(path)
+        assert journal.alive and [len(journal.ends[job, 1][3][0]) for job in range(len(sizes))] == list(sizes)
+        os.close(record.fd)
+        os.close(record.unlocked)
+        assert not read(path).alive, "the mapping, which lives on, does not hold the lock"

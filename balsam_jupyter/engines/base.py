@@ -132,7 +132,7 @@ class Engine(Protocol):
         """
 
     def edit(self, ids: Iterable[int], changes: dict[str, object]) -> int:
-        """Change `tags`, `data`, `parameters` (encoded) or `resources` of jobs that do not run."""
+        """Change `tags`, `data`, `parameters` (encoded), `key` (of a row) or `resources` of jobs that do not run."""
 
     def delete(self, query: Query) -> int:
         """Remove jobs that do not run; returns how many. Work directories stay."""
@@ -140,11 +140,11 @@ class Engine(Protocol):
     def tag(self, query: Query, tags: Mapping[str, str | None]) -> int:
         """Merge `tags` into those of jobs, whatever state they are in; None removes a tag. How many jobs there are."""
 
-    def put_ensemble(self, record: EnsembleRecord) -> None:
-        """Create the ensemble, or update its app's version and its provenance."""
+    def update_ensemble(self, record: EnsembleRecord) -> None:
+        """Update its app's version and its provenance; nothing if it was renamed or deleted meanwhile."""
 
-    def ensembles(self) -> list[EnsembleRecord]:
-        """All ensembles, oldest first; of one name the generations in their order."""
+    def ensembles(self, name: str | None = None) -> list[EnsembleRecord]:
+        """All ensembles, or those of one name, oldest first; of one name the generations in their order."""
 
     def versions(self, query: Query) -> dict[str, list[range]]:
         """Which versions of its app the ended rows of an ensemble ran with: the numbers of the rows, by version.

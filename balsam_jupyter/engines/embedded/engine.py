@@ -192,12 +192,12 @@ class EmbeddedEngine(DiskCalls):
 
     # -- ensembles ----------------------------------------------------------------------------------------
 
-    def put_ensemble(self, record: EnsembleRecord) -> None:
+    def update_ensemble(self, record: EnsembleRecord) -> None:
         with self.store.transaction() as con:
-            ensembles.put(con, record)
+            ensembles.update(con, record)
 
-    def ensembles(self) -> list[EnsembleRecord]:
-        return ensembles.records(self.store.con)
+    def ensembles(self, name: str | None = None) -> list[EnsembleRecord]:
+        return ensembles.records(self.store.con, name)
 
     def versions(self, query: Query) -> dict[str, list[range]]:
         return ensembles.versions(self.store.con, query)

@@ -13,12 +13,16 @@ tuple) when it has seen that its launcher is gone and will start nothing more.
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import marshal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+_TORN = (ValueError, TypeError, LookupError, EOFError)
+"""What an entry raises of which the machine, when it died, had written only some pages to its disk."""
 
 
 @dataclass
@@ -52,20 +56,25 @@ def read(path: Path) -> Journal:
         _read_worker(journal, path.read_bytes())
         return journal
     for line in path.read_bytes().split(b"\n")[:-1]:  # a line without its end was never written down
-        kind, *words = line.split(b" ")
-        if kind == b"O":
-            journal.orphaned = True
-        elif kind == b"P":
-            journal.pid = int(words[0])
-        elif kind == b"S":
-            journal.starts[int(words[0]), int(words[1])] = float(words[2])
-            journal.clocks[int(words[0]), int(words[1])] = float(words[3])
-        elif kind == b"N":
-            del journal.starts[int(words[0]), int(words[1])]
-        elif kind == b"E":
-            outcome = marshal.loads(base64.b64decode(words[5])) if len(words) > 5 else None
-            journal.ends[int(words[0]), int(words[1])] = int(words[2]), float(words[3]), float(words[4]), outcome
+        with contextlib.suppress(*_TORN):
+            _read_line(journal, *line.split(b" "))
     return journal
+
+
+def _read_line(journal: Journal, kind: bytes, *words: bytes) -> None:
+    if kind == b"O":
+        journal.orphaned = True
+    elif kind == b"P":
+        journal.pid = int(words[0])
+    elif kind in (b"S", b"N", b"E"):
+        key = int(words[0]), int(words[1])
+        if kind == b"S":
+            journal.starts[key], journal.clocks[key] = float(words[2]), float(words[3])
+        elif kind == b"N":
+            del journal.starts[key]
+        else:
+            outcome = marshal.loads(base64.b64decode(words[5])) if len(words) > 5 else None
+            journal.ends[key] = int(words[2]), float(words[3]), float(words[4]), outcome
 
 
 def _read_worker(journal: Journal, content: bytes) -> None:
@@ -75,7 +84,10 @@ def _read_worker(journal: Journal, content: bytes) -> None:
         at = end + 1
         if content[end:at] != b"\n":
             return
-        entry = marshal.loads(content[start:end])
+        try:
+            entry = marshal.loads(content[start:end])
+        except _TORN:
+            return
         if len(entry) == 6:
             journal.ends[entry[0], entry[1]] = entry[2:]
         elif len(entry) == 4:

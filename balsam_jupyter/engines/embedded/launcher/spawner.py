@@ -91,8 +91,8 @@ class Record:
         if self.taken - self.size < size:
             ahead = min(max(AHEAD, self.size), MOST_AHEAD)
             os.posix_fallocate(self.fd, self.size, size + ahead)
-            self.taken = self.size + size + ahead
-            self.map = mmap.mmap(self.unlocked, self.taken)
+            self.map = mmap.mmap(self.unlocked, self.size + size + ahead)
+            self.taken = len(self.map)
 
     def wait_for_room(self, size: int) -> None:
         if self.taken - self.size < size:

@@ -18,13 +18,9 @@ _SOME = 500
 
 def put(con: sqlite3.Connection, record: EnsembleRecord) -> bool:
     """Create it, or update its version and provenance; whether it is new."""
-    provenance = json.dumps(record.provenance, default=str)
-    known = con.execute(
-        "UPDATE ensemble SET app_version = ?, provenance = ? WHERE name = ? AND generation = ?",
-        (record.app_version, provenance, record.name, record.generation),
-    )
-    if known.rowcount:
+    if update(con, record):
         return False
+    provenance = json.dumps(record.provenance, default=str)
     con.execute(
         """INSERT INTO ensemble(name, generation, app_name, app_version, created, provenance, folder)
            VALUES(?, ?, ?, ?, ?, ?, ?)""",
@@ -32,6 +28,15 @@ def put(con: sqlite3.Connection, record: EnsembleRecord) -> bool:
          provenance, _free_folder(con, record.name)),
     )  # fmt: skip
     return True
+
+
+def update(con: sqlite3.Connection, record: EnsembleRecord) -> bool:
+    """Update its version and provenance; whether it is there."""
+    found = con.execute(
+        "UPDATE ensemble SET app_version = ?, provenance = ? WHERE name = ? AND generation = ?",
+        (record.app_version, json.dumps(record.provenance, default=str), record.name, record.generation),
+    )
+    return found.rowcount > 0
 
 
 def _free_folder(con: sqlite3.Connection, name: str) -> str:
@@ -43,10 +48,12 @@ def _free_folder(con: sqlite3.Connection, name: str) -> str:
     return folder
 
 
-def records(con: sqlite3.Connection) -> list[EnsembleRecord]:
-    """All of them, oldest first."""
+def records(con: sqlite3.Connection, name: str | None = None) -> list[EnsembleRecord]:
+    """All of them, or the generations of one name, oldest first."""
     rows = con.execute(
-        "SELECT name, app_name, generation, app_version, created, provenance, folder FROM ensemble ORDER BY id"
+        f"""SELECT name, app_name, generation, app_version, created, provenance, folder FROM ensemble
+            {"" if name is None else "WHERE name = ?"} ORDER BY id""",
+        () if name is None else (name,),
     ).fetchall()
     return [
         EnsembleRecord(name, app_name, generation, version, created, json.loads(provenance), folder)

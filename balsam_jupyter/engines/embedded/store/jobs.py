@@ -311,6 +311,9 @@ def edit(con: sqlite3.Connection, ids: Iterable[int], changes: Mapping[str, Any]
             con.execute("UPDATE job SET data = ? WHERE id = ?", (json.dumps(changes["data"]), job_id))
         if "parameters" in changes:
             con.execute("UPDATE job SET parameters = ? WHERE id = ?", (changes["parameters"], job_id))
+        if "key" in changes:  # the row of its ensemble with these parameters, unless there is one
+            con.execute("UPDATE job SET key = NULL WHERE id = ?", (job_id,))
+            con.execute("UPDATE OR IGNORE job SET key = ? WHERE id = ?", (changes["key"], job_id))
         touched.append(job_id)
     if session is None:  # else the step of whoever holds the job tells of it
         touch(con, touched)
