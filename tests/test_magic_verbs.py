@@ -59,6 +59,7 @@ def test_retry(killed: Shell, line: str, says: str) -> None:
         ("retry scan --where T / 0", "--where T / 0: ZeroDivisionError: division by zero", "T / 0"),
         ("kill scan --rows 9", "Ensemble 'scan' has no row 9", "9"),
         ("kill scan 3 --rows 1", "--rows is for the rows of one ensemble: give its name alone.", "1"),
+        ("kill scan 3", "Rows of 'scan', or tasks? %balsam_kill scan --rows 3 ends rows", "3"),
         ("kill 3 --rows 1", "--rows is for the rows of one ensemble: give its name alone.", "1"),
     ],
 )

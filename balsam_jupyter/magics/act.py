@@ -59,6 +59,13 @@ def balsam_kill(session: Session, asked: Asked) -> Any:
         number = _of_rows(asked, lambda rows: ensemble.kill(rows, wait_time))
         said = f"{_tasks(number)} killed." if number else "nothing to kill: these rows had ended."
         return Report(f"ensemble {ensemble.name!r}: {said}")
+    names = [what for what, (query, _) in zip(asked.what, found, strict=True) if query.ensemble is not None]
+    numbers = [what for what in asked.what if what.isdecimal()]
+    if names and numbers:
+        rows = " ".join(numbers)
+        clear = f"%balsam_kill {names[0]} --rows {rows} ends rows, %balsam_kill {rows} ends tasks by their ids"
+        message = f"Rows of {names[0]!r}, or tasks? {clear}."
+        raise asked.wrong("what", message, asked.what.index(numbers[0]))
     return Report("\n".join(kill(session.site.engine, *each, wait_time) for each in found))
 
 

@@ -95,14 +95,14 @@ def dry_run(executor: BalsamExecutor, asked: Asked, sweep: Sweep | list[dict[str
             shown.append(full)
     columns = list(shown[0]) if shown else []
     table = Table(columns, [[repr(row[name]) for name in columns] for row in shown], len(sweep))
-    commands = [_command(executor, app, row) for row in shown[:COMMANDS]]
+    commands = [_command(executor, app, row, wants) for row in shown[:COMMANDS]]
     more = [f"… and {len(sweep) - COMMANDS} more"] if len(sweep) > COMMANDS else []
     tasks = "1 task" if len(sweep) == 1 else f"{len(sweep):,} tasks"
     title = f"Dry run: {tasks} of app {asked.app!r}; nothing was stored."
     return Report(title, [price, *([table] if columns else []), Log("\n".join([*commands, *more]))])
 
 
-def _command(executor: BalsamExecutor, app: AppRecord, row: dict[str, Any]) -> str:
+def _command(executor: BalsamExecutor, app: AppRecord, row: dict[str, Any], wants: dict[str, Any]) -> str:
     if app.kind == "shell":
-        return executor.submit(app_name=app.name, app_args=row, dry_run=True).runline or ""
+        return executor.submit(app_name=app.name, app_args=row, dry_run=True, **wants).runline or ""
     return f"{app.name}({', '.join(f'{name}={value!r}' for name, value in row.items())})"
