@@ -12,6 +12,7 @@ import pytest
 
 from balsam_jupyter.codec import decode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
+from balsam_jupyter.engines.embedded.recovery import Recovery
 from balsam_jupyter.engines.embedded.store import work
 from balsam_jupyter.models import AppRecord, JobCommon, Query
 
@@ -260,3 +261,16 @@ def test_a_stopped_slot_process_keeps_neither_its_task_nor_the_allocation(engine
     assert finished(engine, one).state == "USER_KILLED"
     assert engine.revoke(allocation.id, 30)
     assert job(engine, two).state == "RESTART_READY" and not marked("sleep 308.25")
+
+
+def test_a_task_that_a_stop_ended_runs_again_whoever_reads_of_it(engine):
+    """Its launcher was killed while it stopped, or another process reads the end before the one that asked for it."""
+    [one] = submit(engine, shell_app(engine, "sleep 60"))
+    allocation = allocate(engine)
+    wait_until(engine, lambda: job(engine, one).state == "RUNNING")
+    for pid in (allocation.scheduler_id, *launchers(allocation.id, engine.path)):
+        os.kill(pid, signal.SIGKILL)
+    stop = Recovery(engine.path, engine.store, engine.bell)
+    wait_until(engine, lambda: stop.sweep(allocation.id, stopping=True))  # it has seen that the launcher is dead
+    wait_until(engine, lambda: job(engine, one).state != "RUNNING")
+    assert job(engine, one).state == "RESTART_READY", job(engine, one).error

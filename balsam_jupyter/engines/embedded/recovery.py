@@ -27,6 +27,7 @@ from .launcher.ranks import read_outcome, task_file
 from .launcher.reading import read_outputs
 from .processor import underway
 from .sessions import (
+    STOPPING,
     held_lock,
     is_full,
     last_beat,
@@ -130,6 +131,9 @@ class Recovery:
             self._settle_processor(session, mark, dead)
             return 0
         (folder / "fenced").touch()
+        if grace_s is not None:
+            (folder / STOPPING).touch()
+        stopping = (folder / STOPPING).exists()
         journals = self._journals(mark, folder)
         held = work.held(self.store.con, session)
         for one in (each for each in journals if each.path.suffix == ".worker" and not each.alive):
@@ -145,7 +149,7 @@ class Recovery:
                 _, began, runtime, _ = journal.ends[key]
                 ends.append(End(job.id, "died", job.state, began, runtime, None))
             elif job.state == "RUN_DONE" or (journal is not None and key in journal.ends):
-                ends.append(self._ended(job, journal, kill_wait is not None, grace_s is not None))
+                ends.append(self._ended(job, journal, kill_wait is not None, stopping))
             elif journal is None and job.state == "RUNNING":  # the machine died, and with it what was not on its disk
                 processes.end([task_mark(mark, job.id)], 0)
                 how = "died" if kill_wait is None else "killed"
@@ -162,7 +166,7 @@ class Recovery:
                     self._end_orphan(mark, job.id, journal, wait)
             else:
                 processes.end([task_mark(mark, job.id), process_mark(mark, journal.path)], 0)
-                outcome = "killed" if kill_wait is not None else "timeout" if grace_s is not None else "died"
+                outcome = "killed" if kill_wait is not None else "timeout" if stopping else "died"
                 began = journal.starts[key]
                 ends.append(End(job.id, outcome, job.state, began, journal.ran_s(key), None))
         alive = sum(journal.alive for journal in journals)

@@ -13,6 +13,7 @@ from pathlib import Path
 from .doorbell import site_mark
 from .store import Store, work
 
+STOPPING = "stopping"  # in a session's folder: its tasks are ended because the allocation ends, so they run again
 BEAT_S = 1.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from ....models import AppRecord
 from ....outputs import regular
 from .. import processes
 from ..journal import Journal, read
-from ..sessions import process_mark, task_mark
+from ..sessions import STOPPING, process_mark, task_mark
 from ..store.work import Done, End, Work
 from . import stage
 from .ranks import Outcome, read_outcome, remove_task, task_file
@@ -257,6 +258,8 @@ class Endings:
 
     def end_all(self, grace_s: float) -> None:
         """End every task because the allocation ends."""
+        with contextlib.suppress(OSError):  # a full disk keeps nothing from ending
+            (self.pilot.session.folder / STOPPING).touch()
         self.all_over.clear()
         if not self.pilot.jobs:
             self.all_over.set()
