@@ -22,7 +22,7 @@ from .failures import Failures
 from .identity import summary
 from .models import TASK_STATE, EnsembleRecord, Query
 from .provenance import Provenance
-from .selection import of_rows, record_of, tag_changes, to_retry, undone
+from .selection import all_of, of_rows, record_of, tag_changes, to_retry, undone
 from .status import task_counts
 from .submission import check_name, distinct, extend, unsubmitted
 from .task import BalsamTask, Follower
@@ -58,12 +58,11 @@ class Ensemble:
 
     @property
     def _there(self) -> EnsembleRecord:
-        """Its record as it is now; an error if it is gone, or has another name, so that no verb does nothing."""
+        """Its record as it is now; an error if it is gone, so that no verb does nothing."""
         return record_of(self._site, self.name, self.generation)
 
     def _query(self) -> Query:
-        there = self._there
-        return Query(ensemble=there.name, generation=there.generation)
+        return all_of(self._there)
 
     def __len__(self) -> int:
         return sum(self._site.engine.count(self._query()).values())
@@ -377,9 +376,13 @@ class Ensemble:
         return crate.export(self._site, self._there, path)
 
     def _summary(self) -> str:
-        first, count = self._first_new - 1, self._site.engine.count  # unlike counts() no error if it was deleted
-        new = task_counts(count(replace(self._query(), after_id=first))) if self.new else {}
-        return summary(task_counts(count(self._query())), new.get("WAITING", 0))
+        rows = Query(ensemble=self.name, generation=self.generation, after_id=self._first_new - 1)
+        new = task_counts(self._site.engine.count(rows)) if self.new else {}
+        return summary(self._shown(), new.get("WAITING", 0))
+
+    def _shown(self) -> dict[str, int]:
+        """As `counts`, but all 0 if it is gone: what shows itself raises nothing."""
+        return task_counts(self._site.engine.count(Query(ensemble=self.name, generation=self.generation)))
 
     def _title(self) -> str:
         return f" (generation {self.generation})" if self.generation > 1 else ""
@@ -388,7 +391,7 @@ class Ensemble:
         return f"<Ensemble {self.name!r}{self._title()} of {self.app_name}: {self._summary()}>"
 
     def _repr_html_(self) -> str:
-        counts = task_counts(self._site.engine.count(self._query()))
+        counts = self._shown()
         head = "".join(f"<th>{state}</th>" for state in counts)
         body = "".join(f"<td>{number:,}</td>" for number in counts.values())
         name = f"<b>{escape(self.name)}</b>{self._title()}"
