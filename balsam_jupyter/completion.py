@@ -64,9 +64,6 @@ class Waiting:
         self._deadline = time.monotonic() + self._timeout
         self._callbacks = Callbacks.of(site, record)
 
-    def _query(self, states: tuple[str, ...] | None = None) -> Query:
-        return Query(ensemble=self._record.name, generation=self._record.generation, states=states)
-
     def steps(self) -> Iterator[BalsamTask | _Run | _Pause]:
         """What to do next: give a task that has ended (if `each`), run a callback, or wait for a change."""
         ends = Ends(self._site, self._follower, self._record, sorted(TERMINAL)) if self._each else None
@@ -95,12 +92,11 @@ class Waiting:
 
     def _unended(self) -> Query:
         """A row that has not ended; by its state, which is how the rows of an ensemble are indexed."""
-        states, name, generation = _UNENDED, self._record.name, self._record.generation
-        return Query(ensemble=name, generation=generation, states=states, order="state", limit=1)
+        return self._record.rows(_UNENDED, order="state", limit=1)
 
     def _give_up(self) -> None:
         self._callbacks.raise_kept()
-        counts = self._site.engine.count(self._query())
+        counts = self._site.engine.count(self._record.rows())
         total, done = sum(counts.values()), sum(number for state, number in counts.items() if state in TERMINAL)
         what = "callbacks still to run" if done == total else f"{done} of {total} tasks done"
         raise TimeoutExpired(f"{self._record.name} ({what})", self._timeout)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from .accounts import Load, Run, Usage, check_submission, duration, node_hours, number
 from .api_check import node_hour_limit, task_resources, text_map
-from .errors import BadInput, listing, nearest
+from .errors import BadInput, listing, many, nearest
 from .forecast import Forecast, forecast, spans
-from .models import TASK_STATE, TASK_STATES, Allocation, AppRecord, EnsembleRecord, Query, Resources
+from .models import TASK_STATE, TASK_STATES, Allocation, AppRecord, EnsembleRecord, Resources
 
 if TYPE_CHECKING:
     from .accounts import Agree
@@ -83,7 +83,7 @@ class Price:
     spent: Mapping[str, Spent] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        what = f"{_tasks(self.tasks)} of {self.app_name}"
+        what = f"{many(self.tasks, 'task')} of {self.app_name}"
         if self.spent:
             what = f"{what} to run, {node_hours(self.used_node_hours)} used"
         time = f"; {'' if self.expected_s else 'time '}{self._time()}" if self.tasks else ""
@@ -100,7 +100,7 @@ class Price:
         return f"<table>{rows}</table>"
 
     def _lines(self) -> list[tuple[str, str]]:
-        lines = [("tasks", f"{_tasks(self.tasks)} of {self.app_name}{' to run' if self.spent else ''}")]
+        lines = [("tasks", f"{many(self.tasks, 'task')} of {self.app_name}{' to run' if self.spent else ''}")]
         if self.tasks:
             lines += [
                 ("asks for", self._asked() + (f", from {self.basis}" if self.basis else "")),
@@ -111,7 +111,7 @@ class Price:
         for state, one in self.spent.items():
             wasted = " (wasted)" if state in ("FAILED", "USER_KILLED") and one.run_hours else ""
             cores = f"{number(one.core_hours)} core-hours"
-            lines.append((state.lower(), f"{_tasks(one.tasks)}, {node_hours(one.node_hours)}, {cores}{wasted}"))
+            lines.append((state.lower(), f"{many(one.tasks, 'task')}, {node_hours(one.node_hours)}, {cores}{wasted}"))
         return [*lines, ("site", self._site())]
 
     def _asked(self) -> str:
@@ -161,7 +161,7 @@ def price(site: Site, app: AppRecord, rows: int, wants: Resources, tags: Mapping
 def ensemble_cost(site: Site, record: EnsembleRecord) -> Price:
     """What an ensemble's tasks have used, by state, and what those that have not ended are expected to take."""
     accounts = site.engine.accounts
-    loads = accounts.loads(Query(ensemble=record.name, generation=record.generation))
+    loads = accounts.loads(record.rows())
     to_run = [load for load in loads if TASK_STATE[load.state] in ("WAITING", "RUNNING")]
     first = max(to_run or loads, key=lambda load: load.number, default=None)
     wants = first.resources if first else Resources()
@@ -318,7 +318,3 @@ def _takes(allocation: Allocation, wants: Resources, tags: Mapping[str, str]) ->
         and {**request.filter_tags, **part["filter_tags"]}.items() <= dict(tags).items()
         for part in parts
     )
-
-
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count:,} tasks"

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from html import escape
 from typing import NamedTuple
 
-from .errors import BadInput, TimeoutExpired
+from .errors import BadInput, TimeoutExpired, many
 
 LOGS = ("job.out", "job.err", "balsam.log")
 """What `clean` always keeps."""
@@ -60,8 +60,8 @@ class DiskUse(NamedTuple):
     seconds: float
 
     def _head(self) -> str:
-        missed = f"; {_many(self.unreadable, 'directory')} could not be read" if self.unreadable else ""
-        held = f"{human(self.bytes)} in {_many(self.files, 'file')} and {_many(self.directories, 'directory')}"
+        missed = f"; {many(self.unreadable, 'directory')} could not be read" if self.unreadable else ""
+        held = f"{human(self.bytes)} in {many(self.files, 'file')} and {many(self.directories, 'directory')}"
         return f"{held} ({self.seconds:.1f} s to look{missed})"
 
     def _tables(self) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
@@ -134,7 +134,7 @@ class Cleaned:
         kept = ", ".join([*LOGS, *self.keep])
         if not self.directories:
             return "<Cleaned: no finished row has a directory>"
-        what = f"{_many(self.directories, 'directory')} of finished rows"
+        what = f"{many(self.directories, 'directory')} of finished rows"
         return f"<Cleaned: {what} {'were' if self.done() else 'are being'} cleaned; {kept} stay>"
 
 
@@ -174,8 +174,3 @@ def human(size: int) -> str:
             break
         amount /= 1000
     return f"{size:,} bytes" if unit == "bytes" else f"{amount:.3g} {unit}" if amount < 999.5 else f"{amount:,.0f} TB"
-
-
-def _many(number: int, word: str) -> str:
-    plural = word[:-1] + "ies" if word.endswith("y") else word + "s"
-    return f"{number:,} {word if number == 1 else plural}"

@@ -15,7 +15,7 @@ from typing import ClassVar
 from .api import Site
 from .api_site import before_closing
 from .engines.base import Engine
-from .models import EnsembleRecord, Query
+from .models import EnsembleRecord
 from .task import BalsamTask, Follower
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class Ends:
     def __init__(self, site: Site, follower: Follower, record: EnsembleRecord, states: Iterable[str]) -> None:
         self._engine, self._follower = site.engine, follower
         self._states = tuple(states)
-        self._query = Query(ensemble=record.name, generation=record.generation, states=self._states)
+        self._query = record.rows(self._states)
         self._lock = threading.RLock()
         # First the cursor, then the rows: what ends in between is read twice, and told once.
         self._cursor = self._engine.events("now").cursor

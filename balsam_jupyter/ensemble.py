@@ -22,7 +22,7 @@ from .failures import Failures
 from .identity import summary
 from .models import TASK_STATE, EnsembleRecord, Query
 from .provenance import Provenance
-from .selection import all_of, of_rows, record_of, tag_changes, to_retry, undone
+from .selection import of_rows, record_of, tag_changes, to_retry, undone
 from .status import task_counts
 from .submission import check_name, distinct, extend, unsubmitted
 from .task import BalsamTask, Follower
@@ -62,7 +62,7 @@ class Ensemble:
         return record_of(self._site, self.name, self.generation)
 
     def _query(self) -> Query:
-        return all_of(self._there)
+        return self._there.rows()
 
     def __len__(self) -> int:
         return sum(self._site.engine.count(self._query()).values())
@@ -376,13 +376,13 @@ class Ensemble:
         return crate.export(self._site, self._there, path)
 
     def _summary(self) -> str:
-        rows = Query(ensemble=self.name, generation=self.generation, after_id=self._first_new - 1)
+        rows = replace(self._record.rows(), after_id=self._first_new - 1)
         new = task_counts(self._site.engine.count(rows)) if self.new else {}
         return summary(self._shown(), new.get("WAITING", 0))
 
     def _shown(self) -> dict[str, int]:
         """As `counts`, but all 0 if it is gone: what shows itself raises nothing."""
-        return task_counts(self._site.engine.count(Query(ensemble=self.name, generation=self.generation)))
+        return task_counts(self._site.engine.count(self._record.rows()))
 
     def _title(self) -> str:
         return f" (generation {self.generation})" if self.generation > 1 else ""

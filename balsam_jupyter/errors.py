@@ -64,6 +64,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def many(number: int, word: str) -> str:
+    """``1 task``, ``1,240 tasks``, ``2 directories``."""
+    plural = word[:-1] + "ies" if word.endswith("y") else word + "s"
+    return f"{number:,} {word if number == 1 else plural}"
+
+
 def listing(names: Iterable[object], most: int = 12) -> str:
     """Names joined by commas, capped; ``(none)`` where there are none."""
     shown = [str(name) for name in names]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, overload
 
 from .api import Site
 from .errors import BalsamJupyterError, ExecutorException
-from .models import EnsembleRecord, JobRow, Query
+from .models import EnsembleRecord, JobRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,8 +178,7 @@ class Failures(Sequence[FailureGroup]):
     @classmethod
     def of(cls, site: Site, record: EnsembleRecord) -> Failures:
         """Those of an ensemble, now."""
-        query = Query(ensemble=record.name, generation=record.generation, states=("FAILED",), order="row")
-        rows = site.engine.jobs(query)
+        rows = site.engine.jobs(record.rows(("FAILED",), order="row"))
         shape = _remembered(lambda line: shape_of(line))
         kind = _remembered(lambda error: shape(telling_line(error)))
         found: dict[tuple[str, int | None], list[JobRow]] = {}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from .engines.base import Engine
 from .errors import BadInput, listing, nearest
-from .models import TERMINAL, AppRecord, EnsembleRecord, Query
+from .models import TERMINAL, AppRecord, EnsembleRecord
 
 _CHOICES = ("keep", "fresh")
 _KEPT = "kept_versions"  # of the record's provenance: older versions whose rows count beside the record's own
@@ -33,7 +33,7 @@ def settle(engine: Engine, record: EnsembleRecord, app: AppRecord, if_changed: s
         If ended rows ran with another version of the app, and `if_changed` does not say what is to become of them.
     """
     accepted = set(record.provenance.get(_KEPT, ())) if record.app_version == app.version else set()
-    ran = engine.versions(Query(ensemble=record.name, generation=record.generation))
+    ran = engine.versions(record.rows())
     older = {version: rows for version, rows in ran.items() if version != app.version and version not in accepted}
     if older and if_changed is None:
         raise BadInput(_question(engine, record, app, older))
@@ -64,7 +64,7 @@ def _rows(ranges: list[range]) -> str:
 
 def unended_rows(engine: Engine, record: EnsembleRecord) -> int:
     """How many rows of one generation wait or run."""
-    counts = engine.count(Query(ensemble=record.name, generation=record.generation))
+    counts = engine.count(record.rows())
     return sum(number for state, number in counts.items() if state not in TERMINAL)
 
 

@@ -268,10 +268,9 @@ class Query:
 
 @dataclass
 class EnsembleRecord:
-    """The durable head of an ensemble.
+    """The durable head of an ensemble. `provenance` is a JSON-able mapping.
 
-    `provenance` is a JSON-able mapping. `folder` is where the engine put its rows' directories, below the site's
-    ``data/``; it is the engine's to choose.
+    `folder`, the engine's to choose, is where its rows' directories are, below the site's ``data/``.
     """
 
     name: str
@@ -281,6 +280,10 @@ class EnsembleRecord:
     created: float = 0.0
     provenance: dict[str, Any] = field(default_factory=dict)
     folder: str = ""
+
+    def rows(self, states: tuple[str, ...] | None = None, order: str = "id", limit: int | None = None) -> Query:
+        """Its rows, of this generation."""
+        return Query(ensemble=self.name, generation=self.generation, states=states, order=order, limit=limit)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from . import codec, frames
 from .api import Site
 from .errors import BadInput, listing
-from .models import EnsembleRecord, JobRow, Query
+from .models import EnsembleRecord, JobRow
 from .outputs import extract as read_outputs
 from .outputs import problem
 from .tables import Tables
@@ -112,7 +112,7 @@ def extract(
 
 def ensemble_rows(site: Site, record: EnsembleRecord, states: tuple[str, ...] | None = None) -> list[JobRow]:
     """The jobs of an ensemble in the order of its rows."""
-    return site.engine.jobs(Query(ensemble=record.name, generation=record.generation, states=states, order="row"))
+    return site.engine.jobs(record.rows(states, order="row"))
 
 
 def words(counts: Mapping[str, int]) -> str:

@@ -18,11 +18,6 @@ from .task import BalsamTask, Follower
 _UNDONE = ("FAILED", "USER_KILLED")
 
 
-def all_of(record: EnsembleRecord, states: tuple[str, ...] | None = None) -> Query:
-    """The rows of one generation of an ensemble, in their order."""
-    return Query(ensemble=record.name, generation=record.generation, states=states, order="row")
-
-
 def record_of(site: Site, name: str, generation: int | None = None) -> EnsembleRecord:
     """The record of an ensemble; by default of its newest generation.
 
@@ -60,11 +55,11 @@ def numbers(rows: object) -> tuple[int, ...]:
 def chosen(site: Site, record: EnsembleRecord, rows: object) -> list[JobRow]:
     """The rows with these numbers (`BadInput` names those there are not)."""
     asked = numbers(rows)
-    found = site.engine.jobs(replace(all_of(record), rows=asked))
+    found = site.engine.jobs(replace(record.rows(order="row"), rows=asked))
     there = {row.row for row in found}
     unknown = sorted({number for number in asked if number not in there})
     if unknown:
-        (last,) = site.engine.jobs(replace(all_of(record), order="-row", limit=1)) or (None,)
+        (last,) = site.engine.jobs(record.rows(order="-row", limit=1)) or (None,)
         are = "it has none" if last is None else f"its rows are 0 to {last.row}"
         raise BadInput(f"Ensemble {record.name!r} has no row {listing(unknown)}; {are}.")
     return found
@@ -72,7 +67,7 @@ def chosen(site: Site, record: EnsembleRecord, rows: object) -> list[JobRow]:
 
 def of_rows(site: Site, record: EnsembleRecord, rows: object) -> Query:
     """The rows with these numbers, or all of them for None."""
-    query = all_of(record)
+    query = record.rows(order="row")
     return query if rows is None else replace(query, ids=tuple(row.id for row in chosen(site, record, rows)))
 
 
@@ -85,7 +80,7 @@ def to_retry(
     failed: bool,
 ) -> Query:
     """The rows that are to run again: of those that failed or were killed, what is asked for."""
-    query = all_of(record, _UNDONE[:1] if failed else _UNDONE)
+    query = record.rows(_UNDONE[:1] if failed else _UNDONE, order="row")
     if where is not None and not callable(where):
         raise BadInput(f"where= is a function of a task, such as lambda task: task.errcode == 9, not {where!r}.")
     if rows is not None:
@@ -113,7 +108,7 @@ def _holds(where: Callable[[BalsamTask], object], task: BalsamTask, row: int | N
 
 def undone(site: Site, record: EnsembleRecord) -> list[dict[str, Any]]:
     """The parameters of the rows that ended without having finished."""
-    return [decode(row.parameters) for row in site.engine.jobs(all_of(record, _UNDONE))]
+    return [decode(row.parameters) for row in site.engine.jobs(record.rows(_UNDONE, order="row"))]
 
 
 def tag_changes(tags: Mapping[str, object]) -> dict[str, str | None]:

@@ -134,7 +134,7 @@ def extend(site: Site, record: EnsembleRecord, rows: Any) -> Stored:
             f"Generation {record.generation} of {record.name!r} takes no more rows: generation {latest.generation} is "
             f"the newest; add to ensemble({record.name!r})."
         )
-    found = engine.jobs(Query(ensemble=record.name, generation=record.generation, order="-row", limit=1))
+    found = engine.jobs(record.rows(order="-row", limit=1))
     if not found:
         raise BadInput(f"Ensemble {record.name!r} has no rows any more; submit the sweep again.")
     (last,) = found

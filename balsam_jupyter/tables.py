@@ -14,7 +14,7 @@ from . import codec
 from .api import Site
 from .api_jobs import changed_ids
 from .failures import printable
-from .models import TASK_STATE, EnsembleRecord, JobRow, Query
+from .models import TASK_STATE, EnsembleRecord, JobRow
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Table:
         self.lock = threading.Lock()
         self._data = f"{site.data_path}/"
         self._name = record.name
-        self._query = Query(ensemble=record.name, generation=record.generation)
+        self._query = record.rows()
         self._cursor = ""
         self._clear()
 

@@ -68,9 +68,11 @@ def site_check(site: Site) -> Shown:
 @shows
 def site_vacuum(site: Site) -> Shown:
     """Make the store small and remove what ended launchers left. Refused while launchers run."""
+    from ..disk import human
+
     done = site.engine.vacuum()
     lines = [
-        f"The store has {_size(done.size_after)} (before: {_size(done.size_before)}); "
+        f"The store has {human(done.size_after)} (before: {human(done.size_before)}); "
         f"removed from run/: {done.folders} folder{'' if done.folders == 1 else 's'} of closed sessions."
     ]
     if done.jobs:
@@ -92,14 +94,6 @@ def site_export(site: Site, file: Path, kind: str | None) -> Shown:
         f"{path}: {number:,} {what}" for (path, number), what in zip(written.items(), ("jobs", "events"), strict=True)
     ]
     return Shown({str(path): number for path, number in written.items()}, lines=lines)
-
-
-def _size(size: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"
 
 
 @click.group(cls=Group)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, many
 from ..verbs import kill
 from .grammar import EXPRESSION, FLAG, NUMBER, ROWS, argument, option
 from .line import Asked
@@ -57,7 +57,7 @@ def balsam_kill(session: Session, asked: Asked) -> Any:
             raise asked.wrong("rows", "--rows is for the rows of one ensemble: give its name alone.")
         ensemble = session.ensemble(asked.what[0])
         number = _of_rows(asked, lambda rows: ensemble.kill(rows, wait_time))
-        said = f"{_tasks(number)} killed." if number else "nothing to kill: these rows had ended."
+        said = f"{many(number, 'task')} killed." if number else "nothing to kill: these rows had ended."
         return Report(f"ensemble {ensemble.name!r}: {said}")
     names = [what for what, (query, _) in zip(asked.what, found, strict=True) if query.ensemble is not None]
     numbers = [what for what in asked.what if what.isdecimal()]
@@ -89,9 +89,9 @@ def balsam_retry(session: Session, asked: Asked) -> Any:
     where = asked.where.predicate(asked.namespace) if asked.where else None
     number = _of_rows(asked, lambda rows: ensemble.retry(rows, where, asked.failed))
     if number:
-        return Report(f"ensemble {ensemble.name!r}: {_tasks(number)} will run again.")
+        return Report(f"ensemble {ensemble.name!r}: {many(number, 'task')} will run again.")
     counts = ensemble.counts()
-    found = ", ".join(f"{many:,} {state}" for state, many in counts.items() if many)
+    found = ", ".join(f"{count:,} {state}" for state, count in counts.items() if count)
     which = "such task" if asked.rows or asked.where or asked.failed else "task"
     return Report(f"ensemble {ensemble.name!r}: nothing to retry: no {which} has failed or was killed ({found}).")
 
@@ -104,7 +104,3 @@ def _of_rows(asked: Asked, act: Callable[[list[int] | None], int]) -> int:
         row = re.search(r"\brows? (\d+)", str(error), re.IGNORECASE)
         at = next((at for at, some in enumerate(asked.rows) if row and int(row[1]) in some), None)
         raise error if at is None else asked.wrong("rows", str(error), at) from error.__cause__
-
-
-def _tasks(number: int) -> str:
-    return "1 task" if number == 1 else f"{number:,} tasks"

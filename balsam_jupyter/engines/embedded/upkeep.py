@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ...errors import SiteError, listing
+from ...errors import SiteError, listing, many
 from ...models import Finding, Vacuumed
 from . import scheduler, trash
 from .sessions import session_folder, try_lock
@@ -40,34 +40,29 @@ def check(site: Path, store: Store) -> list[Finding]:
     for kind, number, first in sql.broken(store.con):
         found.append(
             Finding(
-                f"{_many(number, 'job')} ({listing(first, _SHOWN)}) have no {kind}",
+                f"{many(number, 'job')} ({listing(first, _SHOWN)}) have no {kind}",
                 "they cannot run; delete them: balsam-jupyter job rm " + " ".join(map(str, first)),
             )
         )
     if lost := sql.lost(store.con):
-        what = f"{_many(len(lost), 'job')} ({listing(lost, _SHOWN)}) are held by a session that is no more"
+        what = f"{many(len(lost), 'job')} ({listing(lost, _SHOWN)}) are held by a session that is no more"
         found.append(Finding(what, f"make them runnable again: {_VACUUM}"))
     found += _sessions(site, store)
     orphans = list(_orphans(site, store))
     if orphans:
-        what = f"{_many(len(orphans), 'directory')} in data/ belong to no job: {listing(orphans, _SHOWN)}"
+        what = f"{many(len(orphans), 'directory')} in data/ belong to no job: {listing(orphans, _SHOWN)}"
         found.append(Finding(what, "their jobs were deleted; remove what you do not need", fault=False))
     if stuck := trash.stuck(site):
-        what = f"{_many(len(stuck), 'directory')} in the trash could not be removed: {listing(stuck, _SHOWN)}"
+        what = f"{many(len(stuck), 'directory')} in the trash could not be removed: {listing(stuck, _SHOWN)}"
         found.append(Finding(what, "log/remover.log says why; remove what you do not need", fault=False))
     parts = list(_parts(site, store))
     if parts:
-        what = f"{_many(len(parts), 'file')} of ended jobs were not transferred whole: {listing(parts, _SHOWN)}"
+        what = f"{many(len(parts), 'file')} of ended jobs were not transferred whole: {listing(parts, _SHOWN)}"
         found.append(Finding(what, "retry the job to transfer it, or remove the file"))
     if litter := _litter(site, store):
-        what = f"run/ holds {_many(len(litter), 'folder')} of closed sessions"
+        what = f"run/ holds {many(len(litter), 'folder')} of closed sessions"
         found.append(Finding(what, f"remove them: {_VACUUM}", fault=False))
     return found
-
-
-def _many(number: int, word: str) -> str:
-    plural = word[:-1] + "ies" if word.endswith("y") else word + "s"
-    return f"{number:,} {word if number == 1 else plural}"
 
 
 def _sessions(site: Path, store: Store) -> Iterator[Finding]:
