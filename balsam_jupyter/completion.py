@@ -24,6 +24,9 @@ from .task import BalsamTask, Follower
 
 log = logging.getLogger(__name__)
 
+_QUICK_S = 0.3
+"""Work that ends sooner is not asked why it waits."""
+
 _UNENDED = tuple(state for state in JOB_STATES if state not in TERMINAL)
 
 
@@ -68,8 +71,10 @@ class Waiting:
         """What to do next: give a task that has ended (if `each`), run a callback, or wait for a change."""
         ends = Ends(self._site, self._follower, self._record, sorted(TERMINAL)) if self._each else None
         all_had_ended = warned = False
+        quick_until = time.monotonic() + _QUICK_S
         while True:
-            left = self._deadline - time.monotonic()
+            now = time.monotonic()
+            left = self._deadline - now
             due = self._callbacks.due()
             if due and left > 0:
                 yield _Run(left)
@@ -85,10 +90,13 @@ class Waiting:
                 all_had_ended = not self._site.engine.jobs(self._unended())
                 if all_had_ended and not due:
                     continue
-                if left <= 0:
+                if not warned and (left <= 0 or now >= quick_until):
+                    warned = True
+                    yield _Pause(max(0.0, min(left, EVENTS_WAIT_S)), self._why_stuck())
+                elif left <= 0:
                     self._give_up()
-                yield _Pause(min(left, EVENTS_WAIT_S), "" if warned else self._why_stuck())
-                warned = True
+                else:
+                    yield _Pause(min(left, EVENTS_WAIT_S if warned else quick_until - now))
 
     def _unended(self) -> Query:
         """A row that has not ended; by its state, which is how the rows of an ensemble are indexed."""
@@ -114,11 +122,13 @@ class Waiting:
                 for step in self.steps():
                     if isinstance(step, _Run):
                         self._callbacks.run_next(min(step.seconds, EVENTS_WAIT_S))
-                    elif isinstance(step, BalsamTask):
+                        continue
+                    if isinstance(step, BalsamTask):
                         with self._callbacks.unattended():
                             yield step
-                    elif stop is None:  # what has ended needs no thread
-                        _warn(step)
+                        continue
+                    _warn(step)
+                    if stop is None:  # what has ended needs no thread
                         stop = watch(self._site.engine, changed.set)
                     else:
                         changed.wait(step.seconds)
