@@ -89,7 +89,9 @@ def arguments(description: str, rounds: int, tasks: int) -> argparse.ArgumentPar
     return parser
 
 
-def race(script: str, title: str, racers: Sequence[Racer], rounds: int, tasks: int, quick: tuple[int, str]) -> None:
+def race(
+    script: str, title: str, racers: Sequence[Racer], rounds: int, tasks: int, quick: tuple[int, str], warm: int = 100
+) -> None:
     """Run every engine in every round, then print medians and what ours is of each; the whole `main` of a script.
 
     Parameters
@@ -100,10 +102,12 @@ def race(script: str, title: str, racers: Sequence[Racer], rounds: int, tasks: i
         By default.
     quick : (int, str)
         Tasks and engines of ``--quick``.
+    warm : int
+        Tasks that each engine runs before it is timed.
     """
     given = arguments(title, rounds, tasks).parse_args()
     if given.turn:
-        _turn(racers, given.turn[0], Path(given.turn[1]), given.tasks)
+        _turn(racers, given.turn[0], Path(given.turn[1]), given.tasks, warm)
         return
     rounds, tasks, only = given.rounds, given.tasks, given.only
     if given.quick:
@@ -146,14 +150,14 @@ def _take_turn(script: str, name: str, base: Path, number: int, tasks: int) -> d
     return {"missing": f"failed (exit code {done.returncode}); see {log}"}
 
 
-def _turn(racers: Sequence[Racer], name: str, base: Path, tasks: int) -> None:
+def _turn(racers: Sequence[Racer], name: str, base: Path, tasks: int, warm: int) -> None:
     """One engine's part of a round, in a process of its own; says on stdout how long it took."""
     racer = next(racer for racer in racers if racer.name == name)
     # Some references start programs that pip put beside this Python.
     os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     try:
         with racer.start(base) as run:
-            run(min(100, tasks))
+            run(min(warm, tasks - 1))
             seconds = run(tasks)
         print(json.dumps({"seconds": seconds}))
     except (ImportError, Missing) as error:

@@ -81,8 +81,8 @@ class Line:
 
     @property
     def low(self) -> bool:
-        """Whether a slot will soon have nothing to do, and nothing waits for it."""
-        return not self.backlog and any(slot.handed <= self.depth // 2 for slot in self.slots)
+        """Whether more should be fetched while the slots are still busy with what they have."""
+        return bool(self.slots) and len(self.backlog) <= self.stock // 2
 
     @property
     def stock(self) -> int:

@@ -37,6 +37,7 @@ from .slot import Channel, Slot, Start
 log = logging.getLogger("balsam_jupyter.launcher")
 
 GROUP_S = 0.05  # results wait this long at most for their commit while more are coming
+MANY = 1000  # and so many results do not wait: at the end of the work nobody is to wait for a long commit
 TICK_S = 1.0  # fallback for rings that got lost
 CORRECT = "correct worker_launch or mpi_launcher in settings.yml"
 
@@ -126,17 +127,21 @@ class Pilot:
                     self.folded = True
             if now >= self.deadline:
                 self.stop("its wall time is over")
+            self.feed()
             if self.commit_due(now):
                 self.commit()
-            if not self.stopping:
-                for partition in self.partitions:
-                    partition.feed()
+                self.feed()
             if self.stopping and not self.jobs and not self.uncommitted:
                 return self.stopping
             if self.jobs or self.starts:
                 self.idle_since = now
             elif now - self.idle_since >= self.settings.idle_time_s and not self.more:
                 self.stop(f"nothing to run for {self.settings.idle_time_s:g} s")
+
+    def feed(self) -> None:
+        if not self.stopping:
+            for partition in self.partitions:
+                partition.feed()
 
     def ready(self) -> list[int]:
         """Descriptors with something to read, waited for as long as there is time; what could not be sent is sent."""
@@ -259,7 +264,7 @@ class Pilot:
         waiting = any(line.backlog for partition in self.partitions for line in partition.lines.values())
         quiet = not waiting and len(self.jobs) <= len(self.slots)
         hungry = any(partition.hungry for partition in self.partitions)
-        return quiet or hungry or now - self.last_commit >= GROUP_S
+        return quiet or hungry or len(self.done) >= MANY or now - self.last_commit >= GROUP_S
 
     def commit(self) -> None:
         """Write down what happened and fetch what is next, in one transaction."""
