@@ -26,11 +26,12 @@ from .selection import of_rows, record_of, tag_changes, to_retry, undone
 from .status import task_counts
 from .submission import check_name, distinct, extend, unsubmitted
 from .task import BalsamTask, Follower
+from .views import EnsembleViews
 
 F = TypeVar("F", bound=Callable[[BalsamTask], Any] | None)
 
 
-class Ensemble:
+class Ensemble(EnsembleViews):
     """The tasks of a sweep. Made by `BalsamExecutor.submit_sweep`, found again by `BalsamExecutor.ensemble`.
 
     Attributes
@@ -394,6 +395,5 @@ class Ensemble:
         counts = self._shown()
         head = "".join(f"<th>{state}</th>" for state in counts)
         body = "".join(f"<td>{number:,}</td>" for number in counts.values())
-        name = f"<b>{escape(self.name)}</b>{self._title()}"
-        title = f"Ensemble {name} of {escape(self.app_name)}: {escape(self._summary())}"
+        title = f"Ensemble <b>{escape(self.name)}</b>{self._title()} of {escape(f'{self.app_name}: {self._summary()}')}"
         return f"<div><div>{title}</div><table><tr>{head}</tr><tr>{body}</tr></table></div>"

@@ -19,6 +19,7 @@ from .models import AppRecord, JobSpec, Query
 from .selection import record_of
 from .submission import LONE_TASKS, newest, row_count, slug, store_sweep
 from .task import BalsamTask, Follower, unstored_task
+from .views import ExecutorViews
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ _NONE: Mapping[str, Any] = MappingProxyType({})
 CALC_TYPES = ("sim", "gen")
 
 
-class BalsamExecutor:
+class BalsamExecutor(ExecutorViews):
     """Registers apps, asks for allocations and submits tasks, at one site.
 
     Parameters
@@ -370,8 +371,7 @@ class BalsamExecutor:
 
     def ensembles(self) -> list[Ensemble]:
         """All ensembles of the site (their newest generations), oldest first."""
-        records = newest(self.site.engine.ensembles())
-        return [Ensemble(self.site, self._follower, record) for record in records.values()]
+        return [Ensemble(self.site, self._follower, one) for one in newest(self.site.engine.ensembles()).values()]
 
     def poll(self) -> None:
         """Bring all tasks of this executor up to date, at once."""
