@@ -74,7 +74,7 @@ class View:
 
 
 VIEWS = (
-    View("ensemble.watch()", "ensemble.watch()", ".bj-count", "canvas.bj-canvas-states"),
+    View("ensemble.watch()", "ensemble.watch()", ".bj-done", "canvas.bj-canvas-states"),
     View("plotly FigureWidget", FIGURE, ".gtitle", ".js-plotly-plot .main-svg"),
 )
 

@@ -144,14 +144,15 @@ class Browser:
             page.add_init_script(self.script)
         page.goto(f"{lab.url}doc/tree/{notebook}?token={lab.token}&reset")
         page.wait_for_function(READY, timeout=90_000)
-        return Notebook(page)
+        return Notebook(page, notebook)
 
 
 class Notebook:
     """A notebook open in JupyterLab. Cells are numbered from 0, markdown cells included."""
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, name: str) -> None:
         self.page = page
+        self.name = name
 
     def command(self, name: str) -> None:
         """Run a command of JupyterLab without waiting for its end."""

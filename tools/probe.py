@@ -3,7 +3,7 @@
     with Lab(folder) as lab, Browser(script=SCRIPT) as browser:
         notebook = browser.open(lab, "watch.ipynb")
         probe = Probe(notebook)
-        probe.follow(".bj-count")       # note each text of this element when it is painted
+        probe.follow(".bj-done")       # note each text of this element when it is painted
         probe.start()
         …
         load = probe.stop()

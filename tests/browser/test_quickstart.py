@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab import Browser, Lab, Notebook, chromium
+from lab import Browser, Lab, Notebook
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01-quickstart.ipynb"
 FIGURE = ".js-plotly-plot"
@@ -17,26 +17,16 @@ PICTURE = ".jp-OutputArea img[src^='data:image/svg']"
 SHOWN = f"""Object.fromEntries((document.querySelector('{FIGURE}')?.data ?? [])
   .map(trace => [trace.name, Array.from(trace.y ?? []).at(-1) ?? 0]))"""
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium; on Debian: apt-get install chromium"),
-]
-
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    shutil.copy(NOTEBOOK, tmp_path)
-    return tmp_path
+def notebook(lab: Lab, browser: Browser) -> Iterator[Notebook]:
+    shutil.copy(NOTEBOOK, lab.root)
+    opened = browser.open(lab, NOTEBOOK.name)
+    yield opened
+    opened.close()
 
 
-@pytest.fixture
-def notebook(folder: Path) -> Iterator[Notebook]:
-    with Lab(folder) as lab, Browser() as browser:
-        yield browser.open(lab, NOTEBOOK.name)
-
-
-def test_quickstart_is_live_and_then_lasts(notebook: Notebook, folder: Path) -> None:
+def test_quickstart_is_live_and_then_lasts(notebook: Notebook, lab: Lab) -> None:
     allocate, watch, wait = (notebook.find(f"%balsam_{what}") for what in ("allocate -n", "watch eos", "wait eos"))
     last = notebook.last_code_cell()
 
@@ -63,7 +53,7 @@ def test_quickstart_is_live_and_then_lasts(notebook: Notebook, folder: Path) -> 
     notebook.scroll(watch)
     notebook.wait_for(PICTURE)
     notebook.save()
-    saved = json.loads((folder / NOTEBOOK.name).read_text())
+    saved = json.loads((lab.root / NOTEBOOK.name).read_text())
     outputs = [output for cell in saved["cells"] for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert "widgets" not in saved["metadata"]
