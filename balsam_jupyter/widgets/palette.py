@@ -11,3 +11,6 @@ COLOURS: dict[str, str] = {
     "WAITING": "#C8C8C8",
 }
 """Task state → colour, in the order in which areas are stacked, from below."""
+
+DARK: dict[str, str] = {**COLOURS, "WAITING": "#4A4F55"}
+"""The same on a dark page, where what has not begun must not be the brightest."""
