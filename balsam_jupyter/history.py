@@ -5,11 +5,14 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 
 from .models import JOB_STATES, TASK_STATE, TASK_STATES, EventRow
 
 BINS = 300
 """Most bins a picture has, however long the run and however many the tasks."""
+WIDTH = 0.05
+"""Seconds of a bin at first; it doubles whenever all bins are used."""
 
 _UP_TO_RUNNING = frozenset(JOB_STATES[: JOB_STATES.index("RUNNING") + 1])
 ENDED = ("FINISHED", "FAILED", "USER_KILLED")
@@ -19,12 +22,15 @@ ENDED = ("FINISHED", "FAILED", "USER_KILLED")
 class Series:
     """Numbers of tasks by task state at the ends of equal bins.
 
-    Bin `i` covers `width` seconds from ``start + i * width`` (seconds since the epoch).
+    Bin `i` covers `width` seconds from ``start + i * width`` (seconds since the epoch). `busy` are the nodes in use at
+    the end of each bin (a task that shares a node counts as its share), `ended` how many tasks ended within each.
     """
 
     start: float = 0.0
     width: float = 1.0
     counts: dict[str, list[int]] = field(default_factory=lambda: {state: [] for state in TASK_STATES})
+    busy: list[float] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.counts["WAITING"])
@@ -38,27 +44,50 @@ class Series:
 class History:
     """A histogram of state changes: memory is that of the picture, not of the run.
 
-    A bin holds how much each state's number changed in it, so changes may come in any order of time.
-    When all bins are used, neighbours are merged and the width doubles.
+    A bin holds how much each number changed in it, so changes may come in any order of time. When all bins are used,
+    neighbours are merged and the width doubles.
     """
 
-    def __init__(self, width: float = 0.05) -> None:
-        self.start: float | None = None
-        self.last = 0.0
+    def __init__(self, width: float = WIDTH, start: float | None = None) -> None:
+        self.start = start
         self.width = width
+        self._bins = 0
+        self._ended: list[int] = []
         self._deltas: dict[str, list[int]] = {state: [] for state in TASK_STATES}
         self._totals = dict.fromkeys(TASK_STATES, 0)
+        # Tasks that run, by the nodes each takes: whole numbers add up exactly, however many come and go.
+        self._running: dict[float, list[int]] = {}
 
     def add(self, time: float, left: str, reached: str, number: int = 1) -> None:
         """Note that `number` tasks went from one task state ("" if new) to another ("" if deleted) at `time`."""
-        if self.start is None:
-            self.start = time
-        self.last = max(self.last, time)
         at = self._bin(time)
         for state, change in ((left, -number), (reached, number)):
             if state:
                 self._deltas[state][at] += change
                 self._totals[state] += change
+        if reached in ENDED and left and left not in ENDED:
+            self._ended[at] += number
+
+    def use(self, time: float, nodes: float, number: int = 1) -> None:
+        """Note that `number` tasks began (negative: stopped) to take `nodes` nodes each at `time`."""
+        at = self._bin(time)
+        if nodes not in self._running:
+            self._running[nodes] = [0] * self._bins
+        self._running[nodes][at] += number
+
+    def pass_along(self, path: tuple[str, ...], began: float, ended: float, number: int, nodes: float) -> None:
+        """Note that `number` jobs passed through the job states of an event's `path`, on `nodes` nodes each."""
+        before, state = path[0], TASK_STATE.get(path[0], "")
+        for job_state in path[1:]:
+            time = began if job_state in _UP_TO_RUNNING else ended
+            reached = TASK_STATE.get(job_state, "")
+            if reached != state:
+                self.add(time, state, reached, number)
+            if job_state == "RUNNING":
+                self.use(time, nodes, number)
+            elif before == "RUNNING":
+                self.use(time, nodes, -number)
+            before, state = job_state, reached
 
     def counts(self) -> dict[str, int]:
         """Numbers by task state, now."""
@@ -68,30 +97,33 @@ class History:
         """The picture, up to the last change or to the time `until` if that is later."""
         if self.start is None:
             return Series()
-        self._bin(max(self.last, until or 0.0))
-        counts: dict[str, list[int]] = {}
-        for state, deltas in self._deltas.items():
-            number = 0
-            counts[state] = []
-            for change in deltas:
-                number += change
-                counts[state].append(number)
-        return Series(self.start, self.width, counts)
+        if until is not None:
+            self._bin(until)
+        counts = {state: list(accumulate(deltas)) for state, deltas in self._deltas.items()}
+        busy = [0.0] * self._bins
+        for nodes, deltas in sorted(self._running.items()):
+            busy = [use + nodes * number for use, number in zip(busy, accumulate(deltas), strict=True)]
+        return Series(self.start, self.width, counts, busy, self._ended[:])
 
     def _bin(self, time: float) -> int:
-        assert self.start is not None
+        if self.start is None:
+            self.start = time
         # A clock set back must not lose a change: what would lie before the start goes to the first bin.
         at = max(0, int((time - self.start) / self.width))
+        if at < self._bins:
+            return at
+        rows = [*self._deltas.values(), *self._running.values(), self._ended]
         while at >= BINS:
             self.width *= 2
-            for state, deltas in self._deltas.items():
-                pairs = zip(deltas[::2], [*deltas[1::2], 0], strict=False)
-                self._deltas[state] = [one + two for one, two in pairs]
+            for row in rows:
+                row[:] = map(sum, zip_longest(row[::2], row[1::2], fillvalue=0))
+            self._bins = len(self._ended)
             at = int((time - self.start) / self.width)
-        missing = at + 1 - len(self._deltas["WAITING"])
+        missing = at + 1 - self._bins
         if missing > 0:
-            for deltas in self._deltas.values():
-                deltas.extend([0] * missing)
+            for row in rows:
+                row.extend([0] * missing)
+            self._bins += missing
         return at
 
 
@@ -153,23 +185,16 @@ def find_ranges(id_at: Callable[[int], int], total: int) -> Ranges:
     return ranges
 
 
-def apply(history: History, event: EventRow, ranges: Ranges) -> bool:
-    """Add to `history` what `event` did to the tasks whose ids are in `ranges`; False if it did nothing to them."""
+def apply(history: History, event: EventRow, ranges: Ranges, nodes: float = 1.0) -> bool:
+    """Add to `history` what `event` did to the tasks whose ids are in `ranges`; False if it did nothing to them.
+
+    `nodes` is what each of them takes.
+    """
     number = ranges.overlap(event.first_id, event.last_id)
     if number and event.times:
         for job_id in range(event.first_id, event.last_id + 1):
             if ranges.overlap(job_id, job_id):
-                _pass(history, event.path, *event.when(job_id), 1)
+                history.pass_along(event.path, *event.when(job_id), 1, nodes)
     elif number:
-        _pass(history, event.path, event.time, event.end_time, number)
+        history.pass_along(event.path, event.time, event.end_time, number, nodes)
     return number > 0
-
-
-def _pass(history: History, path: tuple[str, ...], began: float, ended: float, number: int) -> None:
-    state = TASK_STATE.get(path[0], "")
-    for job_state in path[1:]:
-        time = began if job_state in _UP_TO_RUNNING else ended
-        reached = TASK_STATE.get(job_state, "")
-        if reached != state:
-            history.add(time, state, reached, number)
-        state = reached

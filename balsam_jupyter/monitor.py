@@ -20,16 +20,21 @@ log.addHandler(logging.NullHandler())  # else the last-resort handler would prin
 
 SETTLE_S = 0.1
 """Least time between two readings while things change: a commit every 50 ms must not cost a core."""
+LOOKING_S = 0.1
+"""Least time between two notifications of a view that someone looks at."""
+AWAY_S = 3.0
+"""Least time between two notifications of a view that nobody looks at."""
 IDLE_S = 5.0
 """Most time between two notifications while nothing changes."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An ensemble at one moment: numbers and a picture, never a list of its tasks.
+    """An ensemble (name "": a whole site) at one moment: numbers and a picture, never a list of its tasks.
 
     `counts` are by task state; `rate` is in tasks ended per second and `remaining_s` in seconds (None:
     unknown); `age_s` is how long ago the engine last answered, with the reason in `error` if it does not.
+    `generation` is that of the ensemble.
     """
 
     ensemble: str
@@ -41,6 +46,7 @@ class Snapshot:
     remaining_s: float | None = None
     age_s: float = 0.0
     error: str = ""
+    generation: int | None = None
 
     @property
     def total(self) -> int:
@@ -186,6 +192,12 @@ class Subscription:
         """When to tell the listener next (monotonic seconds)."""
         return self.told_at + self.wait
 
+    def look(self, looking: bool) -> None:
+        """Say whether anyone looks: then changes are told ten times a second, else every few seconds."""
+        self.period = LOOKING_S if looking else AWAY_S
+        self.wait = min(self.wait, self.period)
+        self._monitor.wake()
+
     def close(self) -> None:
         """Stop listening; safe to call twice and from the listener itself."""
         self._monitor.remove(self)
@@ -250,6 +262,10 @@ class Monitor:
                 self._thread.start()
         self._wake.set()
         return subscription
+
+    def wake(self) -> None:
+        """Have the thread look at once who is to be told when."""
+        self._wake.set()
 
     def remove(self, subscription: Subscription) -> None:
         """Take a listener out; the thread ends by itself when none is left."""
