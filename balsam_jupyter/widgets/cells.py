@@ -61,7 +61,7 @@ def shown(view: Shown, where: Cell) -> None:
 
 def _hook() -> None:
     global _running
-    shell: Any = get_ipython()  # type: ignore[no-untyped-call]
+    shell: Any = get_ipython()
     if shell is None or shell in _hooked:
         return
     _hooked.add(shell)

@@ -40,9 +40,8 @@ class Dashboard(Live):
     start = traitlets.Dict().tag(sync=True)
 
     def __init__(
-        self, title: str, first: Snapshot, answers: Mapping[str, Answer], looked: Callable[[bool], object], **about: Any
+        self, title: str, first: Snapshot, answers: Mapping[str, Answer], looked: Callable[[bool], object]
     ) -> None:
-        super().__init__({**answers, "all": self._all, "look": self._look})
         self._told, self._failures = first, None
         self._wire = Wire()
         self._sending = threading.RLock()
@@ -50,8 +49,9 @@ class Dashboard(Live):
         self._pages: dict[str, bool] = {}
         self._heard = time.monotonic()
         self._sent_at = self._whole_at = 0.0
-        self._about = {"title": title, "palette": {"light": COLOURS, "dark": DARK}, **about}
-        self.start = {**self._about, **self._all()}
+        # Before the widget is opened, so that it comes with it.
+        self.start = {"title": title, "palette": {"light": COLOURS, "dark": DARK}, **self._all()}
+        super().__init__({**answers, "all": self._all, "look": self._look})
 
     def draw(self, told: Snapshot, failures: Any, cell_runs: bool = False) -> None:
         """Send what has changed; from any thread.
@@ -68,6 +68,11 @@ class Dashboard(Live):
             self._whole_at = now if all_of_it else self._whole_at
             message, buffer = self._wire.next(told, failures, all_of_it)
             self.push("snapshot", message, [buffer])
+
+    def mimebundle(self) -> dict[str, Any]:
+        """What shows the widget."""
+        shown: Any = self._repr_mimebundle_()
+        return dict(shown[0] if isinstance(shown, tuple) else shown)
 
     def _pause(self, now: float, cell_runs: bool) -> float:
         # A server keeps what is sent to a page that is gone (a closed lid) until somebody comes back, so less and less

@@ -8,7 +8,7 @@ COLOURS: dict[str, str] = {
     "FAILED": "#D55E00",  # vermillion
     "USER_KILLED": "#CC79A7",  # reddish purple
     "RUNNING": "#56B4E9",  # sky blue
-    "WAITING": "#C8C8C8",
+    "WAITING": "#D4D4D4",
 }
 """Task state → colour, in the order in which areas are stacked, from below."""
 

@@ -21,9 +21,9 @@ _SHOWN = 5
 # While the live view below it is there, the static one is hidden; and once that is gone with its kernel, what the page
 # says of it ("model not found") is. A notebook that is not trusted drops the style, and with it shows no live view.
 STYLE = (
-    "<style>.jp-OutputArea-child:has(.bj-still):has(+ .jp-OutputArea-child .bj-live),"
-    ".jp-OutputArea-child:has(.bj-still) + .jp-OutputArea-child:has(> .jupyter-widgets:not(:has(*)))"
-    "{display:none!important}</style>"
+    "<style>.jp-OutputArea-child:has(.bj-still):has(+ .jp-OutputArea-child .bj-live){display:none!important}"
+    ".jp-OutputArea-child:has(.bj-still) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)){display:none!important}"
+    "</style>"
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..api import Site
 from ..models import Query
@@ -13,9 +13,6 @@ from ..monitor import Monitor, Snapshot, Subscription, snapshot
 from . import cells, static
 from .actions import actions
 from .groups import Groups
-
-if TYPE_CHECKING:
-    from .dashboard import Dashboard
 
 STILL_S = 30.0
 """How often the static copy in the notebook is made anew."""
@@ -62,7 +59,7 @@ class View:
     @property
     def snapshot(self) -> Snapshot:
         """The numbers and the picture, now."""
-        return snapshot(self._engine, self.ensemble, self.generation)
+        return snapshot(self._engine, self.ensemble)
 
     def _bundle(self, told: Snapshot) -> dict[str, str]:
         groups = Groups(self._site, self._query, lambda: None)
@@ -168,9 +165,9 @@ class LiveView(View):
     def follow(self) -> None:
         """Look whether anything has changed since all tasks had ended, and if so, follow again."""
         with self._lock:
-            if self._subscription is None and self._picture is not None:
-                if self._engine.events("now").cursor != self._cursor:
-                    self._subscribe()
+            ended = self._subscription is None and self._picture is not None
+            if ended and self._engine.events("now").cursor != self._cursor:
+                self._subscribe()
 
     def _ipython_display_(self, **_: object) -> None:
         with self._lock:
@@ -197,7 +194,7 @@ class LiveView(View):
 
         words = self.ensemble or f"site {self._site.name!r}"
         answers = {**actions(self._site, self._query, words), "follow": self.follow, "explore": self._explore}
-        return Dashboard(self._title, first, self._groups.shown, answers, self._looked)
+        return Dashboard(self._title, first, answers, self._looked)
 
     def _explore(self) -> str:
         """Make a plotly figure that follows too; the id of its model, for the page to show it."""
@@ -212,7 +209,7 @@ class LiveView(View):
     def _subscribe(self) -> None:
         self._cursor = self._engine.events("now").cursor
         monitor = Monitor.of(self._engine)
-        subscription = monitor.watch(self.ensemble, self._follow, PERIOD_S, self.generation)
+        subscription = monitor.watch(self.ensemble, self._follow, PERIOD_S)
         assert self._last is not None
         self._subscription = None if self._last.done else subscription
 
