@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate, zip_longest
 
-from .models import JOB_STATES, TASK_STATE, TASK_STATES, EventRow
+from .models import TASK_STATE, TASK_STATES, EventRow
+from .past import Nodes, Step, runs, steps
 
 BINS = 300
 """Most bins a picture has, however long the run and however many the tasks."""
 WIDTH = 0.05
 """Seconds of a bin at first; it doubles whenever all bins are used."""
 
-_UP_TO_RUNNING = frozenset(JOB_STATES[: JOB_STATES.index("RUNNING") + 1])
 ENDED = ("FINISHED", "FAILED", "USER_KILLED")
+ONE = Nodes()
+"""Every task takes a node."""
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,16 @@ class History:
             self._running[nodes] = [0] * self._bins
         self._running[nodes][at] += number
 
-    def pass_along(self, path: tuple[str, ...], began: float, ended: float, number: int, nodes: float) -> None:
-        """Note that `number` jobs passed through the job states of an event's `path`, on `nodes` nodes each."""
-        before, state = path[0], TASK_STATE.get(path[0], "")
-        for job_state in path[1:]:
-            time = began if job_state in _UP_TO_RUNNING else ended
-            reached = TASK_STATE.get(job_state, "")
-            if reached != state:
-                self.add(time, state, reached, number)
-            if job_state == "RUNNING":
-                self.use(time, nodes, number)
-            elif before == "RUNNING":
-                self.use(time, nodes, -number)
-            before, state = job_state, reached
+    def step(self, step: Step) -> None:
+        """Note that jobs went from one job state to another."""
+        left, reached, time, number, nodes = step
+        before, after = TASK_STATE.get(left, ""), TASK_STATE.get(reached, "")
+        if before != after:
+            self.add(time, before, after, number)
+        if reached == "RUNNING":
+            self.use(time, nodes, number)
+        elif left == "RUNNING":
+            self.use(time, nodes, -number)
 
     def counts(self) -> dict[str, int]:
         """Numbers by task state, now."""
@@ -130,9 +129,11 @@ class History:
 class Ranges:
     """A set of ids kept as sorted, disjoint, inclusive ranges."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: Iterable[range] = ()) -> None:
         self._first: list[int] = []
         self._last: list[int] = []
+        for some in ids:
+            self.append(some.start, some.stop - 1)
 
     def __len__(self) -> int:
         return sum(last - first + 1 for first, last in zip(self._first, self._last, strict=True))
@@ -158,43 +159,45 @@ class Ranges:
         return found
 
 
-def find_ranges(id_at: Callable[[int], int], total: int) -> Ranges:
-    """The ranges formed by `total` increasing ids, asking `id_at(position)` for few of them.
+class Running:
+    """What each job that runs takes of the site's nodes, kept from its start to its end so that both agree.
 
-    A sweep is stored in one step, so its ids are one range or a few: each is found by halving.
+    Only those are kept that take something else than `each`.
     """
-    ranges = Ranges()
 
-    def split(low: int, low_id: int, high: int, high_id: int) -> None:
-        if high_id - low_id == high - low:
-            ranges.append(low_id, high_id)
-            return
-        if high - low == 1:
-            ranges.append(low_id, low_id)
-            ranges.append(high_id, high_id)
-            return
-        middle = (low + high) // 2
-        middle_id = id_at(middle)
-        split(low, low_id, middle, middle_id)
-        # The middle is in the left half already; the right half starts one further.
-        after = middle + 1
-        split(after, high_id if after == high else id_at(after), high, high_id)
+    def __init__(self, nodes: Nodes = ONE) -> None:
+        self.each = nodes.each
+        self._others = {job_id: share for job_id, share in nodes.of.items() if share != nodes.each}
 
-    if total > 0:
-        split(0, id_at(0), total - 1, id_at(total - 1))
-    return ranges
+    def passes(self, job_id: int, path: tuple[str, ...], nodes: Nodes) -> float:
+        """What a job takes that passes along `path`: as `nodes` has it if it begins to run, else as at its start."""
+        begins, stops = runs(path)
+        if not begins:
+            return self._others.pop(job_id, self.each) if stops else self.each
+        share = nodes.of.get(job_id, nodes.each)
+        if not stops and share != self.each:
+            self._others[job_id] = share
+        return share
 
 
-def apply(history: History, event: EventRow, ranges: Ranges, nodes: float = 1.0) -> bool:
-    """Add to `history` what `event` did to the tasks whose ids are in `ranges`; False if it did nothing to them.
+def apply(history: History, event: EventRow, ids: Ranges, running: Running | None = None, nodes: Nodes = ONE) -> bool:
+    """Add to `history` what `event` did to the tasks in `ids`; False if it did nothing to them.
 
-    `nodes` is what each of them takes.
+    `nodes` has what those take that begin to run; `running` what those took that stop.
     """
-    number = ranges.overlap(event.first_id, event.last_id)
-    if number and event.times:
-        for job_id in range(event.first_id, event.last_id + 1):
-            if ranges.overlap(job_id, job_id):
-                history.pass_along(event.path, *event.when(job_id), 1, nodes)
-    elif number:
-        history.pass_along(event.path, event.time, event.end_time, number, nodes)
-    return number > 0
+    number = ids.overlap(event.first_id, event.last_id)
+    if not number:
+        return False
+    running = running or Running(nodes)
+    if not event.times and not any(runs(event.path)):
+        _go(history, event, (event.time, event.end_time), number, running.each)
+        return True
+    for job_id in range(event.first_id, event.last_id + 1):
+        if ids.overlap(job_id, job_id):
+            _go(history, event, event.when(job_id), 1, running.passes(job_id, event.path, nodes))
+    return True
+
+
+def _go(history: History, event: EventRow, times: tuple[float, float], number: int, nodes: float) -> None:
+    for left, reached, at_end in steps(event.path):
+        history.step(Step(left, reached, times[at_end], number, nodes))

@@ -39,6 +39,7 @@ from .service_control import ServiceControl
 from .sessions import try_lock
 from .store import Store, demand, ensembles, jobs, records, submission, work
 from .store.schema import StoreBusy
+from .timeline import SiteTimeline
 
 KILL_WAIT_S = 0.5
 """Between SIGTERM and SIGKILL of what a new generation of its ensemble ends."""
@@ -57,6 +58,7 @@ class EmbeddedEngine(DiskCalls):
         self.path = Path(record.path)
         self.store = Store(self.path / "balsam.db")
         self.accounts = SiteAccounts(self)
+        self.timeline = SiteTimeline(self)
         self.folder = runtime_folder(self.path)
         self.bell = Bell(self.folder)
         self._local = threading.local()
