@@ -68,10 +68,10 @@ class Listing:
 
     def _begin(self) -> None:
         self._cursor = self.engine.events("now").cursor  # before the first look, so that no change is missed
-        self._span, count = self.engine.span(self.search.query)
+        self._span = self.engine.span(self.search.query)
         self.ids: Sequence[int] = array("q")
         self._next, self._step = self._span.start, _FIRST_STEP
-        if self.search.plain and self._by_id and len(self._span) == count:
+        if self.search.plain and self._by_id and len(self._span) == sum(self.engine.count(self.search.query).values()):
             self.ids, self._next = self._span, self._span.stop
         self._sorted = self._by_id
 
@@ -258,8 +258,8 @@ class Browser:
         """The names of the parameters of these tasks: of the first one, and of their apps."""
         read, known = self._names
         if time.monotonic() - read > _NAMES_AGE_S:
-            first = self.engine.jobs(Query(ensemble=self.ensemble, generation=self.generation, limit=1))
-            apps = [app for app in self.engine.apps() if not self.ensemble or (first and app.id == first[0].app_id)]
+            first = self.engine.cells(self.engine.span(Query(ensemble=self.ensemble, generation=self.generation))[:1])
+            apps = [app for app in self.engine.apps() if not self.ensemble or (first and app.name == first[0].app_name)]
             passed = shown_parameters(first[0].parameters) if first else {}
             known = list(dict.fromkeys([*passed, *(name for app in apps for name in app.parameters)]))
             self._names = time.monotonic(), known

@@ -109,8 +109,8 @@ class Engine(Protocol):
     def ids(self, query: Query) -> array[int]:
         """Only the ids of these jobs: what there is of a million jobs, in little memory."""
 
-    def span(self, query: Query) -> tuple[range, int]:
-        """All ids from the first to the last job of an ensemble, or of the site, and how many are its jobs."""
+    def span(self, query: Query) -> range:
+        """All ids from the first to the last job of an ensemble, or of the site; found without reading the jobs."""
 
     def scan(self, search: Search, ids: range | Sequence[int]) -> list[tuple[int, Any]]:
         """Those of these ids whose jobs match, ascending, each with the value that orders it (None for ``"id"``).

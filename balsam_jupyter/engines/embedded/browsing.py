@@ -18,7 +18,7 @@ class PageCalls:
     store: Store
     _workdir: Callable[[int], Path]
 
-    def span(self, query: Query) -> tuple[range, int]:
+    def span(self, query: Query) -> range:
         return pages.span(self.store.con, query)
 
     def scan(self, search: Search, ids: range | Sequence[int]) -> list[tuple[int, Any]]:

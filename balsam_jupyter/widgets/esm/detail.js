@@ -185,14 +185,17 @@ function detailCourse(task, palette) {
     } else groups.push({ names: [step.job], state: step.state, at: step.at, seconds: step.seconds, note: step.note });
   }
   const longest = Math.max(1e-9, ...groups.map((group) => group.seconds ?? 0));
-  return h("table", { class: "bj-course" }, h("tbody", {}, ...groups.map((group) => {
+  const lines = groups.flatMap((group) => {
     const bar = h("i", { class: "bj-bar-of" });
     bar.style.width = `${Math.round((100 * (group.seconds ?? 0)) / longest)}%`;
     bar.style.background = palette[group.state] ?? "gray";
     const name = group.names.length > 2 ? `${group.names[0]} … ${group.names[group.names.length - 1]}` : group.names.join(", ");
-    return h("tr", { title: group.names.join(" → ") },
+    const long = group.seconds !== null && group.seconds >= 0.0005;
+    const line = h("tr", { title: group.names.join(" → ") },
       h("td", {}, detailDot(palette, group.state), name), h("td", { class: "bj-number" }, taskMoment(group.at)),
-      h("td", { class: "bj-number" }, group.seconds === null ? "" : taskSpan(group.seconds)), h("td", { class: "bj-bars" }, bar),
-      h("td", { class: "bj-note" }, group.note));
-  })));
+      h("td", { class: "bj-number" }, long ? taskSpan(group.seconds) : ""), h("td", { class: "bj-bars" }, long ? bar : null));
+    const told = group.note && !task.error.includes(group.note); // what the error says is not said twice
+    return told ? [line, h("tr", {}, h("td", { class: "bj-note", colspan: "4" }, group.note))] : [line];
+  });
+  return h("table", { class: "bj-course" }, h("tbody", {}, ...lines));
 }

@@ -5,6 +5,7 @@ import { askFirst, taskMoment, taskSpan } from "./words.js";
 
 const TASKS_ROW = 26; // pixels
 const TASKS_PAGE = 50; // rows that are asked for together
+const TASKS_AHEAD = 40; // rows that are there before they come into view
 const TASKS_PAGES = 40; // pages that are kept
 // Browsers cannot make an element as high as a million rows (Firefox stops at 17.8 million pixels): beyond this the
 // scroll bar stands for a share of the table, while wheels and keys still move by pixels.
@@ -24,7 +25,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   let pages = new Map();
   let known = { total: 0, looked: 0, among: 0, complete: true, version: null, stale: 0, columns: null, names: [] };
   let clock = 0; // what the kernel's clock is ahead of ours, in seconds
-  let [top, lastScroll, at] = [0, 0, -1];
+  let [top, lastScroll, heading, at] = [0, 0, 0, -1];
   let [asking, dirty, again, asked] = [false, true, false, 0];
   let [seen, closed, lookTimer, idleTimer, frame] = [false, false, null, null, null];
   let columns = [];
@@ -76,7 +77,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       : [{ name: "app", text: (row) => row.app }, { name: "ensemble", text: (row) => row.ensemble }, { name: "parameters", text: (row) => row.passed, most: 48 }];
     columns = [
       { name: "#", sort: "id", number: true, text: (row) => String(row.row ?? row.id), title: "Row of the sweep" },
-      { name: "state", sort: "state", text: (row) => TASKS_WORD[row.state] ?? row.state, least: 11 },
+      { name: "state", sort: "state", text: (row) => TASKS_WORD[row.state] ?? row.state, least: 14 },
       ...passed,
       { name: "runtime", sort: "runtime", number: true, text: (row) => runtime(row), least: 9 },
       { name: "started", sort: "started", text: (row) => taskMoment(row.started), least: 9 },
@@ -84,7 +85,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       { name: "error", text: (row) => [row.code ? `code ${row.code}` : "", row.error].filter(Boolean).join(" · "), least: 24, most: 60, grows: true },
     ];
     if (!answer.columns.length) Object.assign(columns[0], { text: (row) => String(row.id), title: "Task" });
-    for (const column of columns) column.width = Math.max(column.least ?? 0, column.name.length + 3);
+    for (const column of columns) column.width = Math.max(column.least ?? 0, column.name.length + (column.sort ? 4 : 3));
     for (const row of pool.splice(0)) row.element.remove();
     fill(head, ...columns.map((column) => {
       const cell = h("div", { class: "bj-cell", role: "columnheader", title: column.title }, column.sort
@@ -100,12 +101,20 @@ export function mountTasks(root, link, { palette = {} } = {}) {
 
   function widen(rows) {
     let wider = false;
-    for (const column of columns) {
+    for (const [place, column] of columns.entries()) {
+      // Numbers stand below each other, digit by digit.
+      if (column.number === undefined && rows.some((row) => row && column.text(row)))
+        setNumber(place, rows.every((row) => !row || column.text(row) === "" || !Number.isNaN(Number(column.text(row)))));
       const longest = Math.min(column.most ?? 26, Math.max(0, ...rows.map((row) => (row ? column.text(row).length + 2 : 0))));
       if (longest > column.width) [column.width, wider] = [longest, true];
     }
     if (wider || !pane.style.getPropertyValue("--bj-columns"))
       pane.style.setProperty("--bj-columns", columns.map(({ width, grows }) => (grows ? `minmax(${width}ch, 1fr)` : `${width}ch`)).join(" "));
+  }
+
+  function setNumber(place, yes) {
+    columns[place].number = yes;
+    for (const cell of [columns[place].cell, ...pool.map((slot) => slot.cells[place])]) cell.classList.toggle("bj-number", yes);
   }
 
   function runtime(row) {
@@ -119,7 +128,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     for (const chip of chips) chip.setAttribute("aria-pressed", view.states.has(chip.state));
     pages = new Map();
     known = { ...known, version: null, total: 0, looked: 0, complete: false };
-    [top, at, dirty, lastScroll] = [0, -1, true, 0];
+    [top, at, dirty, lastScroll, heading] = [0, -1, true, 0, 0];
     grid.scrollTop = 0;
     fill(acts);
     showOrder();
@@ -154,21 +163,24 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   const rowsHeight = () => Math.max(0, grid.clientHeight - TASKS_ROW);
   const rowAt = (index) => pages.get(Math.floor(index / TASKS_PAGE))?.rows[index % TASKS_PAGE];
 
-  /** The page that is most wanted: one in view that is not there, else one that may have changed. */
+  /** The page that is most wanted: one in view that is not there or may have changed, else the next in our way. */
   function wanted() {
     const [first, last] = visible();
+    const [from, to] = [Math.floor(first / TASKS_PAGE), Math.floor(Math.max(first, last - 1) / TASKS_PAGE)];
     let old = null;
-    for (let page = Math.floor(first / TASKS_PAGE); page <= Math.floor(Math.max(first, last - 1) / TASKS_PAGE); page += 1) {
+    for (let page = from; page <= to; page += 1) {
       const there = pages.get(page);
       if (!there) return page;
       if (there.old) old ??= page;
     }
-    return old;
+    if (old !== null || !known.complete) return old;
+    const next = Math.floor((heading > 0 ? last + TASKS_AHEAD : first - TASKS_AHEAD) / TASKS_PAGE);
+    return heading && next >= 0 && next * TASKS_PAGE < known.total && !pages.has(next) ? next : null;
   }
 
   async function look() {
     if (asking) { again = true; return; }
-    if (!seen || closed) return;
+    if (!seen || closed || document.hidden) return;
     if (dirty) {
       for (const page of pages.values()) page.old = true;
       dirty = false;
@@ -227,6 +239,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     const moved = scroll - lastScroll;
     if (scroll === lastScroll) return;
     lastScroll = scroll;
+    heading = Math.abs(moved) < grid.clientHeight ? Math.sign(moved) : 0;
     if (!scaled()) top = scroll;
     else if (scroll <= 0) top = 0;
     else if (scroll >= scrollable() - 1) top = furthest();
@@ -333,9 +346,10 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   function offerActs() {
     const these = () => `${known.total.toLocaleString("en")} task${known.total === 1 ? "" : "s"}`;
     const now = () => ({ line: view.line, states: [...view.states] });
+    const may = (...some) => view.states.size === 0 || some.some((state) => view.states.has(state));
     fill(acts,
-      askFirst("Retry…", () => `Run those of the ${these()} found that failed or were killed again?`, "Retry", () => link.ask("tasks.retry", now()), changed),
-      askFirst("End…", () => `End those of the ${these()} found that have not ended?`, "End them", () => link.ask("tasks.kill", now()), changed));
+      may("FAILED", "USER_KILLED") ? askFirst("Retry…", () => `Run again those of the ${these()} found that failed or were killed?`, "Retry", () => link.ask("tasks.retry", now()), changed) : null,
+      may("WAITING", "RUNNING") ? askFirst("End…", () => `End those of the ${these()} found that have not ended?`, "End them", () => link.ask("tasks.kill", now()), changed) : null);
   }
 
   // -- keys and clicks ------------------------------------------------------------------------------------------
@@ -390,6 +404,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     if (seen) { paintSoon(); look(); }
   });
   watcher.observe(box);
+  document.addEventListener("visibilitychange", look);
   const sizeWatcher = new ResizeObserver(() => { paintSoon(); lookSoon(); });
   sizeWatcher.observe(grid);
   // Running tasks get older without the kernel's help.
@@ -411,6 +426,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       closed = true;
       detail?.close();
       watcher.disconnect();
+      document.removeEventListener("visibilitychange", look);
       sizeWatcher.disconnect();
       offWaiting();
       clearInterval(ticker);

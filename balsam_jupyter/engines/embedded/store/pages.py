@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,19 +40,18 @@ _LONGEST = 20_000  # bytes of parameters or of a value for a cell
 _ERROR = 4_000
 
 
-def span(con: sqlite3.Connection, query: Query) -> tuple[range, int]:
-    """All ids from the first to the last of an ensemble's (or all) jobs, and how many of them are its jobs."""
+def span(con: sqlite3.Connection, query: Query) -> range:
+    """All ids from the first to the last of an ensemble's (or all) jobs; reads an index entry or two of each state."""
     if query.ensemble is None:
-        (low, high), (count,) = (
-            con.execute("SELECT (SELECT min(id) FROM job), (SELECT max(id) FROM job)").fetchone(),
-            con.execute("SELECT count(*) FROM job").fetchone(),
-        )
+        low, high = con.execute("SELECT (SELECT min(id) FROM job), (SELECT max(id) FROM job)").fetchone()
     else:
-        low, high, count = con.execute(
-            f"SELECT min(id), max(id), count(*) FROM job WHERE ensemble_id = ({ENSEMBLE})",
-            (query.ensemble, query.generation),
+        found = con.execute(ENSEMBLE, (query.ensemble, query.generation)).fetchone()
+        of = "FROM job WHERE ensemble_id = ?1 AND state = one.value"
+        low, high = con.execute(
+            f"SELECT min((SELECT min(id) {of})), max((SELECT max(id) {of})) FROM json_each(?2) AS one",
+            (found[0] if found else 0, json.dumps(JOB_STATES)),
         ).fetchone()
-    return range(low or 1, (high or 0) + 1), count
+    return range(low or 1, (high or 0) + 1)
 
 
 def scan(con: sqlite3.Connection, search: Search, ids: range | Sequence[int]) -> list[tuple[int, Any]]:
@@ -73,7 +72,8 @@ def scan(con: sqlite3.Connection, search: Search, ids: range | Sequence[int]) ->
         f"SELECT job.id, {key}{', job.parameters' if decoded else ''} FROM {table} WHERE {condition} ORDER BY job.id",
         arguments,
     )
-    return _matching(rows, search.parameters, passed) if decoded else rows.fetchall()
+    found = rows.fetchall()
+    return _matching(found, search.parameters, passed) if decoded else found
 
 
 def _order(name: str) -> str:
@@ -109,23 +109,34 @@ def _like(text: str) -> str:
     return f"%{text}%"
 
 
-def _matching(rows: sqlite3.Cursor, terms: Sequence[Term], passed: str) -> list[tuple[int, Any]]:
-    tests: list[tuple[str, Callable[[Any], bool]]] = [(term.name, matcher(term.sign, term.word)) for term in terms]
+def _matching(rows: list[tuple[int, Any, Any]], terms: Sequence[Term], passed: str) -> list[tuple[int, Any]]:
+    """Those whose parameters meet the terms, with one of the parameters if that orders them."""
+    # A job that was not passed such a parameter is only found by "!=".
+    tests = [(term.name, matcher(term.sign, term.word), term.sign == "!=") for term in terms]
     found = []
-    for job_id, key, stored in rows:
-        try:
-            parameters = decode(stored)
-        except Exception:  # of a class that this process does not have: it cannot be seen whether it matches
-            parameters = {}
-        if all(test(parameters.get(name)) if name in parameters else _absent(term) for (name, test), term in
-               zip(tests, terms, strict=True)):  # fmt: skip
+    for (job_id, key, _), parameters in zip(rows, _mappings([row[2] for row in rows]), strict=True):
+        for name, test, absent in tests:
+            if not (test(parameters[name]) if name in parameters else absent):
+                break
+        else:
             found.append((job_id, parameters.get(passed) if passed else key))
     return found
 
 
-def _absent(term: Term) -> bool:
-    """Whether a job that was not passed such a parameter matches."""
-    return term.sign == "!="
+def _mappings(stored: list[str | bytes]) -> list[dict[str, Any]]:
+    """All decoded, in one go where they are JSON; what this process cannot read is empty."""
+    if all(isinstance(one, str) for one in stored):
+        found: list[dict[str, Any]] = json.loads(f"[{','.join(stored)}]")  # type: ignore[arg-type]
+        return found
+    return [_mapping(one) for one in stored]
+
+
+def _mapping(stored: str | bytes) -> dict[str, Any]:
+    try:
+        found = decode(stored)
+    except Exception:  # of a class that is not here
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def cells(con: sqlite3.Connection, ids: Sequence[int]) -> list[Cells]:
