@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..accounts import Agree, Load, Run, Usage
 from ..disk import DiskUse
@@ -29,6 +29,7 @@ from ..models import (
     Vacuumed,
 )
 from ..past import Nodes, Past
+from .search import Cells, Search
 
 
 class Service(Protocol):
@@ -129,6 +130,18 @@ class Engine(Protocol):
     def ids(self, query: Query) -> array[int]:
         """Only the ids of these jobs: what there is of a million jobs, in little memory."""
 
+    def span(self, query: Query) -> range:
+        """All ids from the first to the last job of an ensemble, or of the site; found without reading the jobs."""
+
+    def scan(self, search: Search, ids: range | Sequence[int]) -> list[tuple[int, Any]]:
+        """Those of these ids whose jobs match, ascending, each with the value that orders it (None for ``"id"``).
+
+        It reads each of the jobs, so that many are looked through a part at a time.
+        """
+
+    def cells(self, ids: Sequence[int]) -> list[Cells]:
+        """What a table shows of these jobs, in the order of their ids; those that are gone are left out."""
+
     def kinds(self, ensemble: str | None = None) -> list[JobRow]:
         """One runnable job that nobody holds of each kind (app, resources, tags); of many kinds only some."""
 
@@ -209,6 +222,9 @@ class Engine(Protocol):
 
     def read_output(self, job_id: int, start: int, most: int) -> bytes:
         """At most `most` bytes of the job's log from `start` on; b"" at its end and before there is one."""
+
+    def output_size(self, job_id: int) -> int:
+        """How many bytes the job's log has; 0 before there is one."""
 
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
         """The exact argument list and the added environment a job starts with.

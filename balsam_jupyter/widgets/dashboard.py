@@ -18,6 +18,7 @@ from .wire import Wire, whole
 WHOLE_S = 2.0
 """A message holds all bins at least this often: a page may have missed one, and cannot ask while a cell runs."""
 _PATIENT_S = 60.0
+_STYLES = Path(__file__).parent / "esm"
 
 
 class Dashboard(Live):
@@ -36,7 +37,7 @@ class Dashboard(Live):
     """
 
     _esm = module("dashboard.js")
-    _css: ClassVar[str] = (Path(__file__).parent / "esm" / "dashboard.css").read_text()
+    _css: ClassVar[str] = "\n".join((_STYLES / name).read_text() for name in ("dashboard.css", "tasks.css"))
     start = traitlets.Dict().tag(sync=True)
 
     def __init__(

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ..api import Site
 from ..models import Query
 from ..monitor import Monitor, Snapshot, Subscription, snapshot
-from . import cells, static
+from . import cells, static, tasks
 from .actions import actions
 from .groups import Groups
 
@@ -59,7 +59,7 @@ class View:
     @property
     def snapshot(self) -> Snapshot:
         """The numbers and the picture, now."""
-        return snapshot(self._engine, self.ensemble)
+        return snapshot(self._engine, self.ensemble, self.generation)
 
     def _bundle(self, told: Snapshot) -> dict[str, str]:
         groups = Groups(self._site, self._query, lambda: None)
@@ -192,8 +192,9 @@ class LiveView(View):
             return Chart(self._title, first)
         from .dashboard import Dashboard
 
+        table = tasks.answers(self._site, self.ensemble, self.generation)
         words = self.ensemble or f"site {self._site.name!r}"
-        answers = {**actions(self._site, self._query, words), "follow": self.follow, "explore": self._explore}
+        answers = {**table, **actions(self._site, self._query, words), "follow": self.follow, "explore": self._explore}
         return Dashboard(self._title, first, answers, self._looked)
 
     def _explore(self) -> str:
@@ -209,7 +210,7 @@ class LiveView(View):
     def _subscribe(self) -> None:
         self._cursor = self._engine.events("now").cursor
         monitor = Monitor.of(self._engine)
-        subscription = monitor.watch(self.ensemble, self._follow, PERIOD_S)
+        subscription = monitor.watch(self.ensemble, self._follow, PERIOD_S, self.generation)
         assert self._last is not None
         self._subscription = None if self._last.done else subscription
 

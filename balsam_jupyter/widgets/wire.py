@@ -76,8 +76,7 @@ def whole(told: Snapshot, failures: Any, seq: int) -> Message:
 def rows_of(told: Snapshot) -> Rows:
     """The rows of the series: one for each state, then the nodes in use."""
     series = told.series
-    busy = list(getattr(series, "busy", [])) or [0.0] * len(series)
-    return [*(series.counts[state] for state in COLOURS), busy]
+    return [*(series.counts[state] for state in COLOURS), series.busy]
 
 
 def numbers_of(told: Snapshot) -> Message:

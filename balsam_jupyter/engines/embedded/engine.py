@@ -30,6 +30,7 @@ from ...models import (
 )
 from . import byhand, checks, files, foreground, scheduler, site, transfers, trash, upkeep
 from .accounts import SiteAccounts
+from .browsing import PageCalls
 from .disk import DiskCalls
 from .doorbell import Bell, Listener, runtime_folder
 from .processor import underway
@@ -46,7 +47,7 @@ KILL_WAIT_S = 0.5
 _LOOK_S = 1.0  # how often a waiting process looks after the site, and at the store if no bell rang
 
 
-class EmbeddedEngine(DiskCalls):
+class EmbeddedEngine(DiskCalls, PageCalls):
     """Stores and runs jobs on this machine. See `engines.base.Engine` for what the calls do."""
 
     kind = "embedded"

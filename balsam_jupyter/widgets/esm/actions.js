@@ -5,7 +5,7 @@ import { fill, h, put } from "./dom.js";
 export function mountActions(state, title, explore) {
   const { link } = state;
   const button = (name, what, onclick) =>
-    h("button", { class: "bj-button", type: "button", title: what, onclick }, name);
+    h("button", { class: "bj-btn", type: "button", title: what, onclick }, name);
   const retry = button("Retry…", "Run failed and killed tasks again", askRetry);
   const kill = button("Kill…", "End all tasks that have not ended", askKill);
   const extend = button("Extend…", "Ask for another allocation like the newest", askExtend);
@@ -15,15 +15,16 @@ export function mountActions(state, title, explore) {
   });
   const toolbar = h("div", { class: "bj-toolbar", role: "toolbar", "aria-label": "Actions" }, retry, kill, extend, figure);
   const box = h("div", { class: "bj-confirm", role: "alertdialog", "aria-live": "assertive", hidden: true });
-  const note = h("div", { class: "bj-note", role: "status" });
+  const note = h("div", { class: "bj-message", role: "status" });
   const panel = h("div", { class: "bj-panel" }, box, note);
   let before = null; // where the focus was
   let waiting = false;
+  let working = 0;
   let said = "";
   let fades = null;
 
   function tell() {
-    put(note, waiting ? "Waits for the kernel, which runs a cell. (If it was restarted, run the cell of this view again.)" : said);
+    put(note, waiting && working ? "Waits for the kernel, which runs a cell. (If it was restarted, run the cell of this view again.)" : said);
   }
   link.onWaiting((now) => {
     waiting = now;
@@ -39,14 +40,13 @@ export function mountActions(state, title, explore) {
   }
 
   async function work(promise, meanwhile) {
+    working += 1;
     say(meanwhile, 600_000);
     note.classList.remove("bj-wrong");
-    try {
-      say((await promise) ?? "");
-    } catch (error) {
-      note.classList.add("bj-wrong");
-      say(error.message, 60_000);
-    }
+    const [text, wrong] = await promise.then((answer) => [answer ?? "", false], (error) => [error.message, true]);
+    working -= 1;
+    note.classList.toggle("bj-wrong", wrong);
+    say(text, wrong ? 60_000 : 20_000);
   }
 
   function close() {
@@ -58,9 +58,9 @@ export function mountActions(state, title, explore) {
   /** Ask whether to do one of `choices`: [name of the button, what to ask the kernel, its arguments]. */
   function confirm(question, choices) {
     before = document.activeElement;
-    const cancel = h("button", { class: "bj-button", type: "button", onclick: close }, "Cancel");
+    const cancel = h("button", { class: "bj-btn", type: "button", onclick: close }, "Cancel");
     const buttons = choices.map(([name, what, args]) =>
-      h("button", { class: "bj-button bj-do", type: "button", onclick: () => {
+      h("button", { class: "bj-btn bj-do", type: "button", onclick: () => {
         close();
         work(link.ask(what, args), `${name} …`).then(() => link.ask("follow", {}, { quiet: true }).catch(() => {}));
       } }, name),

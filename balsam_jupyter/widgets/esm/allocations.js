@@ -18,7 +18,7 @@ export function mountAllocations(state, actions) {
   const element = h(
     "section",
     { class: "bj-section bj-allocations", "aria-label": "Allocations" },
-    h("h4", { class: "bj-title" }, "Allocations"),
+    h("h4", { class: "bj-heading" }, "Allocations"),
     h("table", { class: "bj-table" }, body),
     more,
   );
@@ -43,7 +43,7 @@ export function mountAllocations(state, actions) {
     const stop = h(
       "button",
       {
-        class: "bj-button bj-quiet", type: "button", disabled: one.state === "pending_deletion",
+        class: "bj-btn bj-quiet", type: "button", disabled: one.state === "pending_deletion",
         "aria-label": `Revoke allocation ${one.id}`,
         onclick: () =>
           actions.confirm(
@@ -62,7 +62,7 @@ export function mountAllocations(state, actions) {
     return h(
       "tr",
       { class: `bj-allocation bj-allocation-${one.state}` },
-      h("td", {}, h("i", { class: "bj-dot" }), ` ${one.id}`),
+      h("td", {}, h("i", { class: "bj-mark" }), ` ${one.id}`),
       h("td", {}, ALLOCATION_WORDS[one.state] ?? one.state),
       h("td", {}, `${plural(one.nodes, "node")}, ${one.mode}`),
       left,

@@ -1,12 +1,13 @@
 // The dashboard of an ensemble or a site. It is told snapshots, and paints at most once a frame, while it can be seen.
 import { connect } from "./link.js";
-import { follow } from "./state.js";
+import { STATES, follow } from "./state.js";
 import { followTheme } from "./theme.js";
 import { mountCharts, readout } from "./chart.js";
 import { mountHead } from "./head.js";
 import { mountAllocations } from "./allocations.js";
 import { mountFailures } from "./failures.js";
 import { mountActions } from "./actions.js";
+import { mountTasks } from "./tasks.js";
 import { clock, span } from "./format.js";
 import { h, put } from "./dom.js";
 
@@ -28,25 +29,32 @@ export default () => {
 function mountDashboard(el, model, state) {
   const { link } = state;
   const { title, palette } = model.get("start");
-  const root = h("section", { class: "bj-dash bj-live", "aria-label": `Dashboard: ${title}` });
+  const root = h("section", {
+    class: "bj-dash bj-live", "aria-label": `Dashboard: ${title}`, "data-lm-suppress-shortcuts": "true",
+  });
   const ends = [];
+  let counted = ""; // what the table has been told of
   let at = null; // where somebody points in the charts
 
   const actions = mountActions(state, title, () => explore());
-  const head = mountHead(title, actions.toolbar);
+  const head = mountHead(title, actions.toolbar, (name) => table.show([name], ""));
   const charts = mountCharts(root, state, (bin) => {
     at = bin;
     head.point(bin == null ? null : readout(state, bin));
   });
   const allocations = mountAllocations(state, actions);
-  const failures = mountFailures(state);
-  const old = h("div", { class: "bj-note bj-old", role: "status" });
+  const failures = mountFailures(state, (task) => table.open(task));
+  const old = h("div", { class: "bj-message bj-old", role: "status" });
   const explored = h("div", { class: "bj-explored" });
-  const tasks = h("div", { class: "bj-tasks" });
+  const place = h("div", { class: "bj-place" });
   root.append(
-    head.element, actions.panel, old, charts.element, explored, allocations.element, failures.element, tasks,
+    head.element, actions.panel, old, charts.element, explored, allocations.element, failures.element, place,
   );
   el.append(root);
+  const table = mountTasks(place, link, {
+    palette: Object.fromEntries(STATES.map((name) => [name, `var(--bj-${name})`])),
+  });
+  ends.push(() => table.close());
   ends.push(followTheme(root, (dark) => {
     root.classList.toggle("bj-dark", dark);
     for (const [name, colour] of Object.entries(dark ? palette.dark : palette.light)) {
@@ -66,6 +74,9 @@ function mountDashboard(el, model, state) {
     allocations.paint();
     failures.paint();
     charts.draw();
+    const counts = JSON.stringify(state.now.counts);
+    if (counts !== counted) table.changed();
+    counted = counts;
     if (at == null) charts.states.setAttribute("aria-label", `Tasks by state over time. Now: ${head.words(state)}`);
     age();
   }

@@ -2,9 +2,9 @@
 import { plural, whole } from "./format.js";
 import { fill, h, put } from "./dom.js";
 
-export function mountFailures(state) {
+export function mountFailures(state, openTask) {
   const list = h("div", { class: "bj-groups" });
-  const title = h("h4", { class: "bj-title" });
+  const title = h("h4", { class: "bj-heading" });
   const more = h("div", { class: "bj-hint" });
   const element = h("section", { class: "bj-section bj-failures", "aria-label": "Failures", hidden: true }, title, list, more);
   const open = new Set();
@@ -24,8 +24,13 @@ export function mountFailures(state) {
       "details",
       { class: "bj-group", open: open.has(one.shape) },
       h("summary", { class: "bj-summary" }, h("code", { class: "bj-shape" }, one.shape), h("span", { class: "bj-of" }, one.title)),
-      h("pre", { class: "bj-log" }, one.log),
-      h("div", { class: "bj-hint" }, "in a terminal: ", h("code", {}, one.hand)),
+      h("pre", { class: "bj-excerpt" }, one.log),
+      h(
+        "div",
+        { class: "bj-hint" },
+        h("button", { class: "bj-btn", type: "button", onclick: () => openTask(one.example) }, `Open task ${one.example}`),
+        "or run it by hand, in a terminal: ", h("code", {}, one.hand),
+      ),
     );
     element.addEventListener("toggle", () => (element.open ? open.add(one.shape) : open.delete(one.shape)));
     return element;

@@ -7,25 +7,25 @@ export const WORDS = {
   FINISHED: "finished", FAILED: "failed", USER_KILLED: "killed", RUNNING: "running", WAITING: "waiting",
 };
 
-/** `point` shows the numbers of a moment in the place of those of now. */
-export function mountHead(title, toolbar) {
+/** `point` shows the numbers of a moment in the place of those of now; a click on a state calls `onState`. */
+export function mountHead(title, toolbar, onState) {
   const done = h("span", { class: "bj-done" });
   const pace = h("span", { class: "bj-pace" });
-  const parts = STATES.map((state) => h("span", { class: `bj-part bj-is-${state}` }));
+  const parts = STATES.map((state) => h("span", { class: `bj-share bj-is-${state}` }));
   const bar = h(
-    "div", { class: "bj-bar", role: "progressbar", "aria-label": "Tasks that have ended", "aria-valuemin": 0 }, ...parts,
+    "div", { class: "bj-progress", role: "progressbar", "aria-label": "Tasks that have ended", "aria-valuemin": 0 }, ...parts,
   );
-  const numbers = Object.fromEntries(STATES.map((state) => [state, h("span", { class: "bj-number" })]));
+  const numbers = Object.fromEntries(STATES.map((state) => [state, h("span", { class: "bj-tally" })]));
   const entries = STATES.map((state) =>
-    h("span", { class: "bj-entry" }, h("i", { class: `bj-swatch bj-is-${state}` }), `${WORDS[state]} `, numbers[state]),
+    h("button", { class: "bj-entry", type: "button", title: `Show these tasks below`, onclick: () => onState(state) }, h("i", { class: `bj-swatch bj-is-${state}` }), `${WORDS[state]} `, numbers[state]),
   );
   const when = h("span", { class: "bj-when" });
   const element = h(
     "header",
-    { class: "bj-head" },
-    h("div", { class: "bj-line" }, h("h3", { class: "bj-name", title }, title), done, pace),
+    { class: "bj-header" },
+    h("div", { class: "bj-headline" }, h("h3", { class: "bj-name", title }, title), done, pace),
     bar,
-    h("div", { class: "bj-line" }, h("div", { class: "bj-legend" }, ...entries, when), toolbar),
+    h("div", { class: "bj-headline" }, h("div", { class: "bj-legend" }, ...entries, when), toolbar),
   );
   let pointed = null;
 
