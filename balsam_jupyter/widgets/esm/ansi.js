@@ -51,8 +51,8 @@ function ansiSpan(style, text) {
   const span = h("span", {}, text);
   for (const name of names) {
     const value = style[name];
-    if (value === true) span.classList.add(`bj-a-${name}`);
-    else if (typeof value === "number") span.classList.add(`bj-a-${name}${value}`);
+    if (value === true) span.classList.add(`bt-a-${name}`);
+    else if (typeof value === "number") span.classList.add(`bt-a-${name}${value}`);
     else span.style[name === "fg" ? "color" : "backgroundColor"] = value;
   }
   return span;
@@ -82,7 +82,7 @@ export function ansiWriter(target, most = 5000) {
       const lines = [];
       const put = (part) => {
         if (!part) return;
-        if (!line) lines.push((line = h("div", { class: "bj-line" })));
+        if (!line) lines.push((line = h("div", { class: "bt-line" })));
         if (over) line.replaceChildren();
         over = false;
         line.append(ansiSpan(style, part));
@@ -92,7 +92,7 @@ export function ansiWriter(target, most = 5000) {
         put(text.slice(reached, token.index));
         reached = token.index + token[0].length;
         if (token[0] === "\n") {
-          if (!line) lines.push(h("div", { class: "bj-line" }));
+          if (!line) lines.push(h("div", { class: "bt-line" }));
           [line, over] = [null, false];
         } else if (token[0][0] === "\r") over = true;
         else if (token[2] === "m") ansiApply(style, token[1]);

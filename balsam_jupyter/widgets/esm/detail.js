@@ -12,25 +12,25 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
   let [task, log, restless] = [null, { next: -1, attempts: -1 }, false];
 
   // -- elements -------------------------------------------------------------------------------------------------
-  const title = h("b", { class: "bj-title" }, `Task ${id}`);
-  const acts = h("span", { class: "bj-acts" });
-  const facts = h("div", { class: "bj-facts" });
-  const trouble = h("div", { class: "bj-trouble", role: "alert", hidden: true });
-  const paper = h("div", { class: "bj-log", role: "log", tabindex: "0", "aria-label": "Log of the task" });
+  const title = h("b", { class: "bt-title" }, `Task ${id}`);
+  const acts = h("span", { class: "bt-acts" });
+  const facts = h("div", { class: "bt-facts" });
+  const trouble = h("div", { class: "bt-trouble", role: "alert", hidden: true });
+  const paper = h("div", { class: "bt-log", role: "log", tabindex: "0", "aria-label": "Log of the task" });
   const writer = ansiWriter(paper, DETAIL_LINES);
   const follow = h("input", { type: "checkbox", checked: true, onchange: () => { if (follow.checked) toEnd(); } });
-  const wrap = h("input", { type: "checkbox", checked: true, onchange: () => paper.classList.toggle("bj-unwrapped", !wrap.checked) });
-  const note = h("span", { class: "bj-note" });
-  const box = h("section", { class: "bj-detail", "aria-label": `Task ${id}`, onkeydown: (event) => {
+  const wrap = h("input", { type: "checkbox", checked: true, onchange: () => paper.classList.toggle("bt-unwrapped", !wrap.checked) });
+  const note = h("span", { class: "bt-note" });
+  const box = h("section", { class: "bt-detail", "aria-label": `Task ${id}`, onkeydown: (event) => {
     if (event.key !== "Escape") return;
     onclose();
     event.stopPropagation();
   } },
-    h("div", { class: "bj-detail-head" }, title, acts, h("button", { type: "button", class: "bj-button bj-close", title: "Close (Esc)", "aria-label": "Close", onclick: onclose }, "✕")),
+    h("div", { class: "bt-detail-head" }, title, acts, h("button", { type: "button", class: "bt-button bt-close", title: "Close (Esc)", "aria-label": "Close", onclick: onclose }, "✕")),
     trouble,
-    h("div", { class: "bj-detail-body" }, facts,
-      h("div", { class: "bj-log-side" },
-        h("div", { class: "bj-log-bar" }, h("b", {}, "Log"), h("label", {}, follow, " follow"), h("label", {}, wrap, " wrap"), note), paper)));
+    h("div", { class: "bt-detail-body" }, facts,
+      h("div", { class: "bt-log-side" },
+        h("div", { class: "bt-log-bar" }, h("b", {}, "Log"), h("label", {}, follow, " follow"), h("label", {}, wrap, " wrap"), note), paper)));
   fill(root, box);
   paper.addEventListener("scroll", () => {
     const atEnd = paper.scrollTop + paper.clientHeight >= paper.scrollHeight - 4;
@@ -93,7 +93,7 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
       : task.state === "FINISHED" ? null
       : askFirst("Retry…", () => `Run task ${id} again, with the same parameters? Its log stays as job.out.${task.attempts || 1}.`, "Retry", () => link.ask("tasks.retry", { id }), stir));
     fill(facts,
-      task.error ? detailPart("Error", h("pre", { class: "bj-error" }, task.error)) : null,
+      task.error ? detailPart("Error", h("pre", { class: "bt-error" }, task.error)) : null,
       detailPart("Parameters", task.unreadable ? "They are of a class that this kernel does not have." : detailTable(task.parameters)),
       task.value ? detailPart("Result", h("pre", {}, task.value)) : null,
       detailPart("Command", detailCopy(task.command)),
@@ -138,7 +138,7 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
 }
 
 function detailDot(palette, state) {
-  const mark = h("i", { class: "bj-dot" });
+  const mark = h("i", { class: "bt-dot" });
   mark.style.background = palette[state] ?? "gray";
   return mark;
 }
@@ -150,17 +150,17 @@ function detailEnd(task) {
 }
 
 function detailPart(name, content) {
-  return h("div", { class: "bj-part" }, h("div", { class: "bj-part-name" }, name), content);
+  return h("div", { class: "bt-part" }, h("div", { class: "bt-part-name" }, name), content);
 }
 
 function detailTable(values) {
   const rows = Object.entries(values);
-  if (rows.length === 0) return h("span", { class: "bj-note" }, "none");
-  return h("table", { class: "bj-values" }, h("tbody", {}, ...rows.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value)))));
+  if (rows.length === 0) return h("span", { class: "bt-note" }, "none");
+  return h("table", { class: "bt-values" }, h("tbody", {}, ...rows.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, value)))));
 }
 
 function detailCopy(text) {
-  const button = h("button", { type: "button", class: "bj-button bj-copy", onclick: async () => {
+  const button = h("button", { type: "button", class: "bt-button bt-copy", onclick: async () => {
     try {
       await navigator.clipboard.writeText(text);
       button.textContent = "copied";
@@ -171,7 +171,7 @@ function detailCopy(text) {
     setTimeout(() => { button.textContent = "copy"; }, 1500);
   } }, "copy");
   const code = h("code", {}, text);
-  return h("div", { class: "bj-copyable" }, code, button);
+  return h("div", { class: "bt-copyable" }, code, button);
 }
 
 /** The states one after the other; those passed through in an instant share a line. */
@@ -186,16 +186,16 @@ function detailCourse(task, palette) {
   }
   const longest = Math.max(1e-9, ...groups.map((group) => group.seconds ?? 0));
   const lines = groups.flatMap((group) => {
-    const bar = h("i", { class: "bj-bar-of" });
+    const bar = h("i", { class: "bt-bar-of" });
     bar.style.width = `${Math.round((100 * (group.seconds ?? 0)) / longest)}%`;
     bar.style.background = palette[group.state] ?? "gray";
     const name = group.names.length > 2 ? `${group.names[0]} … ${group.names[group.names.length - 1]}` : group.names.join(", ");
     const long = group.seconds !== null && group.seconds >= 0.0005;
     const line = h("tr", { title: group.names.join(" → ") },
-      h("td", {}, detailDot(palette, group.state), name), h("td", { class: "bj-number" }, taskMoment(group.at)),
-      h("td", { class: "bj-number" }, long ? taskSpan(group.seconds) : ""), h("td", { class: "bj-bars" }, long ? bar : null));
+      h("td", {}, detailDot(palette, group.state), name), h("td", { class: "bt-number" }, taskMoment(group.at)),
+      h("td", { class: "bt-number" }, long ? taskSpan(group.seconds) : ""), h("td", { class: "bt-bars" }, long ? bar : null));
     const told = group.note && !task.error.includes(group.note); // what the error says is not said twice
-    return told ? [line, h("tr", {}, h("td", { class: "bj-note", colspan: "4" }, group.note))] : [line];
+    return told ? [line, h("tr", {}, h("td", { class: "bt-note", colspan: "4" }, group.note))] : [line];
   });
-  return h("table", { class: "bj-course" }, h("tbody", {}, ...lines));
+  return h("table", { class: "bt-course" }, h("tbody", {}, ...lines));
 }

@@ -33,7 +33,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
 
   // -- elements -------------------------------------------------------------------------------------------------
   const input = h("input", {
-    class: "bj-filter", type: "search", spellcheck: "false", autocomplete: "off", placeholder: "Filter, e.g. T>300 lost atoms",
+    class: "bt-filter", type: "search", spellcheck: "false", autocomplete: "off", placeholder: "Filter, e.g. T>300 lost atoms",
     "aria-label": "Filter tasks", title: 'NAME=VALUE, != < <= > >= compare a parameter, or task, row, runtime, code, attempts, allocation;\nstate=FAILED; tag.NAME=VALUE; anything else is text in the parameters, the error or the directory.\nQuotes keep words together. Press / to come here.',
     oninput: () => { clearTimeout(input.timer); input.timer = setTimeout(filter, 250); },
     onkeydown: (event) => {
@@ -43,27 +43,28 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     },
   });
   const chips = TASKS_STATES.map((state) => {
-    const chip = h("button", { class: "bj-chip", type: "button", "aria-pressed": "false", title: `Show only ${TASKS_WORD[state] ?? state}`,
+    const chip = h("button", { class: "bt-chip", type: "button", "aria-pressed": "false", title: `Show only ${TASKS_WORD[state] ?? state}`,
       onclick: () => { view.states[view.states.has(state) ? "delete" : "add"](state); anew(); } },
       dot(state), TASKS_WORD[state] ?? state);
     chip.state = state;
     return chip;
   });
-  const count = h("span", { class: "bj-count", role: "status", "aria-live": "polite" });
-  const acts = h("span", { class: "bj-acts" });
-  const trouble = h("div", { class: "bj-trouble", role: "alert", hidden: true });
-  const head = h("div", { class: "bj-head", role: "row" });
-  const layer = h("div", { class: "bj-layer", role: "rowgroup" });
-  const pane = h("div", { class: "bj-pane" }, head, layer);
-  const sizer = h("div", { class: "bj-sizer" }, pane);
-  const grid = h("div", { class: "bj-grid", role: "grid", tabindex: "0", "aria-label": "Tasks", onscroll: scrolled, onkeydown: keyed, onclick: clicked }, sizer);
-  const below = h("div", { class: "bj-below" });
-  const box = h("div", { class: "bj-tasks", "data-lm-suppress-shortcuts": "true" },
-    h("div", { class: "bj-bar" }, input, h("span", { class: "bj-chips", role: "group", "aria-label": "States" }, ...chips), count, acts), trouble, grid, below);
+  const count = h("span", { class: "bt-count", role: "status", "aria-live": "polite" });
+  const acts = h("span", { class: "bt-acts" });
+  const trouble = h("div", { class: "bt-trouble", role: "alert", hidden: true });
+  const head = h("div", { class: "bt-head", role: "row" });
+  const layer = h("div", { class: "bt-layer", role: "rowgroup" });
+  const nothing = h("div", { class: "bt-nothing", hidden: true });
+  const pane = h("div", { class: "bt-pane" }, head, layer, nothing);
+  const sizer = h("div", { class: "bt-sizer" }, pane);
+  const grid = h("div", { class: "bt-grid", role: "grid", tabindex: "0", "aria-label": "Tasks", onscroll: scrolled, onkeydown: keyed, onclick: clicked }, sizer);
+  const below = h("div", { class: "bt-below" });
+  const box = h("div", { class: "bt-tasks", "data-lm-suppress-shortcuts": "true" },
+    h("div", { class: "bt-bar" }, input, h("span", { class: "bt-chips", role: "group", "aria-label": "States" }, ...chips), count, acts), trouble, grid, below);
   root.append(box);
 
   function dot(state) {
-    const mark = h("i", { class: "bj-dot" });
+    const mark = h("i", { class: "bt-dot" });
     mark.style.background = palette[state] ?? "gray";
     return mark;
   }
@@ -88,11 +89,11 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     for (const column of columns) column.width = Math.max(column.least ?? 0, column.name.length + (column.sort ? 4 : 3));
     for (const row of pool.splice(0)) row.element.remove();
     fill(head, ...columns.map((column) => {
-      const cell = h("div", { class: "bj-cell", role: "columnheader", title: column.title }, column.sort
-        ? h("button", { type: "button", class: "bj-sort", onclick: () => sortBy(column.sort) }, column.name, h("span", { class: "bj-arrow" }))
+      const cell = h("div", { class: "bt-cell", role: "columnheader", title: column.title }, column.sort
+        ? h("button", { type: "button", class: "bt-sort", onclick: () => sortBy(column.sort) }, column.name, h("span", { class: "bt-arrow" }))
         : column.name);
       column.cell = cell;
-      if (column.number) cell.classList.add("bj-number");
+      if (column.number) cell.classList.add("bt-number");
       return cell;
     }));
     grid.setAttribute("aria-colcount", columns.length);
@@ -108,13 +109,13 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       const longest = Math.min(column.most ?? 26, Math.max(0, ...rows.map((row) => (row ? column.text(row).length + 2 : 0))));
       if (longest > column.width) [column.width, wider] = [longest, true];
     }
-    if (wider || !pane.style.getPropertyValue("--bj-columns"))
-      pane.style.setProperty("--bj-columns", columns.map(({ width, grows }) => (grows ? `minmax(${width}ch, 1fr)` : `${width}ch`)).join(" "));
+    if (wider || !pane.style.getPropertyValue("--bt-columns"))
+      pane.style.setProperty("--bt-columns", columns.map(({ width, grows }) => (grows ? `minmax(${width}ch, 1fr)` : `${width}ch`)).join(" "));
   }
 
   function setNumber(place, yes) {
     columns[place].number = yes;
-    for (const cell of [columns[place].cell, ...pool.map((slot) => slot.cells[place])]) cell.classList.toggle("bj-number", yes);
+    for (const cell of [columns[place].cell, ...pool.map((slot) => slot.cells[place])]) cell.classList.toggle("bt-number", yes);
   }
 
   function runtime(row) {
@@ -150,7 +151,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       const on = sort && sort === view.order && (sort !== "id" || view.descending);
       if (on) cell.setAttribute("aria-sort", view.descending ? "descending" : "ascending");
       else cell.removeAttribute("aria-sort");
-      const arrow = cell.querySelector(".bj-arrow");
+      const arrow = cell.querySelector(".bt-arrow");
       if (arrow) arrow.textContent = on ? (view.descending ? "▾" : "▴") : "";
     }
   }
@@ -277,9 +278,12 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   }
   function paint() {
     const tall = Math.min(height(), TASKS_HIGHEST) + TASKS_ROW;
-    if (sizer.tall !== tall) {
-      sizer.tall = tall;
-      grid.style.height = `min(${Math.max(4, Math.min(known.total, 1000)) * TASKS_ROW + TASKS_ROW + 14}px, var(--bj-tasks-height, 22em))`;
+    if (sizer.tall !== tall || sizer.complete !== known.complete) {
+      [sizer.tall, sizer.complete] = [tall, known.complete];
+      // A table that grows and shrinks while it is searched would make the page jump.
+      const rows = known.complete ? Math.max(3, Math.min(known.total, 1000)) : Math.max(10, grid.rows ?? 0);
+      grid.rows = rows;
+      grid.style.height = `min(${(rows + 1) * TASKS_ROW + 14}px, var(--bt-tasks-height, 22em))`;
       sizer.style.height = `${tall}px`;
       grid.setAttribute("aria-rowcount", known.total + 1);
       top = Math.min(top, furthest());
@@ -297,28 +301,30 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       paintRow(slot, index, rowAt(index));
     }
     for (const slot of pool) if (!shown.has(slot)) slot.element.hidden = true;
+    nothing.hidden = known.total > 0;
+    nothing.textContent = known.version === null || !known.complete ? "…" : view.line || view.states.size ? "No task matches." : "No tasks yet.";
     if (at >= 0) grid.setAttribute("aria-activedescendant", `${id}-${at}`);
     paintCount();
   }
-  const id = `bj-row-${Math.random().toString(36).slice(2, 8)}`;
+  const id = `bt-row-${Math.random().toString(36).slice(2, 8)}`;
   function newRow() {
-    const cells = columns.map((column) => h("div", { class: `bj-cell${column.number ? " bj-number" : ""}`, role: "gridcell" }));
-    const element = h("div", { class: "bj-row", role: "row" }, ...cells);
+    const cells = columns.map((column) => h("div", { class: `bt-cell${column.number ? " bt-number" : ""}`, role: "gridcell" }));
+    const element = h("div", { class: "bt-row", role: "row" }, ...cells);
     layer.append(element);
     return { element, cells };
   }
   function paintRow(slot, index, row) {
     const { element, cells } = slot;
-    element.classList.toggle("bj-at", index === at);
-    element.classList.toggle("bj-open", !!row && detail?.id === row.id);
+    element.classList.toggle("bt-at", index === at);
+    element.classList.toggle("bt-open", !!row && detail?.id === row.id);
     if (element.index !== index) {
       element.index = index;
       element.id = `${id}-${index}`;
       element.setAttribute("aria-rowindex", index + 2);
-      element.classList.toggle("bj-odd", index % 2 === 1);
+      element.classList.toggle("bt-odd", index % 2 === 1);
     }
     element.setAttribute("aria-selected", index === at);
-    element.classList.toggle("bj-wait", row === undefined);
+    element.classList.toggle("bt-wait", row === undefined);
     columns.forEach((column, place) => {
       const cell = cells[place];
       const text = row ? column.text(row) : row === null && place === 1 ? "(deleted)" : "";
@@ -369,7 +375,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     event.stopPropagation();
   }
   function clicked(event) {
-    const element = event.target.closest(".bj-row");
+    const element = event.target.closest(".bt-row");
     if (!element) return;
     at = element.index;
     paintSoon();

@@ -27,23 +27,23 @@ export function taskMoment(seconds) {
  *   what(): the question; act(): does it, and comes to the text that says what was done; then().
  */
 export function askFirst(label, what, yes, act, then = () => {}) {
-  const place = h("span", { class: "bj-ask" });
-  const button = h("button", { type: "button", class: "bj-button", onclick: confirm }, label);
+  const place = h("span", { class: "bt-ask" });
+  const button = h("button", { type: "button", class: "bt-button", onclick: confirm }, label);
   function rest(said = "") {
-    fill(place, button, said ? h("span", { class: "bj-said", role: "status" }, said) : null);
+    fill(place, button, said ? h("span", { class: "bt-said", role: "status" }, said) : null);
   }
   function confirm() {
     const back = () => { rest(); button.focus(); };
-    const no = h("button", { type: "button", class: "bj-button", onclick: back }, "No");
+    const no = h("button", { type: "button", class: "bt-button", onclick: back }, "No");
     const go = h("button", {
-      type: "button", class: "bj-button bj-sure",
+      type: "button", class: "bt-button bt-sure",
       onclick: async () => {
-        fill(place, h("span", { class: "bj-said", role: "status" }, "…"));
+        fill(place, h("span", { class: "bt-said", role: "status" }, "…"));
         try { rest(await act()); } catch (error) { rest(error.message); }
         then();
       },
     }, yes);
-    fill(place, h("span", { class: "bj-what", role: "alert" }, what()), go, no);
+    fill(place, h("span", { class: "bt-what", role: "alert" }, what()), go, no);
     place.onkeydown = (event) => { if (event.key === "Escape") { back(); event.stopPropagation(); } };
     no.focus();
   }
