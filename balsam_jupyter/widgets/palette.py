@@ -8,6 +8,9 @@ COLOURS: dict[str, str] = {
     "FAILED": "#D55E00",  # vermillion
     "USER_KILLED": "#CC79A7",  # reddish purple
     "RUNNING": "#56B4E9",  # sky blue
-    "WAITING": "#C8C8C8",
+    "WAITING": "#D4D4D4",
 }
 """Task state → colour, in the order in which areas are stacked, from below."""
+
+DARK: dict[str, str] = {**COLOURS, "WAITING": "#4A4F55"}
+"""The same on a dark page, where what has not begun must not be the brightest."""
