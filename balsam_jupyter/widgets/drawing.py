@@ -142,8 +142,10 @@ def steps(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten around two positive numbers, at most about six."""
-    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
-    last = max(last, first + 1)
-    stride = -(-(last - first) // 6)
-    return [10.0**power for power in range(first, last + stride, stride) if -308 < power < 309]
+    """Round numbers around two positive ones: powers of ten, at most about six, or also 2 and 5 times these."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    stride = -(-(last - first) // 6) or 1
+    powers = [10.0**power for power in range(max(first, -307), min(last + stride, 308), stride)]
+    if last - first > 2:
+        return powers
+    return [factor * power for power in powers for factor in (1, 2, 5)]

@@ -41,18 +41,17 @@ def layout(drawing: Drawing) -> dict[str, Any]:
     """The layout of a drawing."""
     found: dict[str, Any] = {
         "template": "none",
+        "autosize": True,
         "height": 420,
-        "margin": {"l": 70, "r": 24, "t": 64, "b": 52},
+        "margin": {"l": 70, "r": 24, "t": 58, "b": 52},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"color": "#767676", "size": 12},
         "title": {
-            "text": text(drawing.title),
-            "subtitle": {"text": text(drawing.line), "font": {"size": 12}},
+            "text": f'{text(drawing.title)}<br><span style="font-size:12px">{text(drawing.line) or " "}</span>',
             "font": {"size": 15},
-            "x": 0.0,
-            "xref": "paper",
-            "xanchor": "left",
+            **{"x": 0.0, "xref": "paper", "xanchor": "left", "y": 1.0, "yref": "container", "yanchor": "top"},
+            "pad": {"t": 8},
         },
         "hovermode": "closest",
         "hoverlabel": {"align": "left", "namelength": 0},
@@ -67,7 +66,8 @@ def layout(drawing: Drawing) -> dict[str, Any]:
     if isinstance(drawing, Parallel):
         return found | _parallel(drawing, found)
     assert isinstance(drawing, Scatter | Heatmap)
-    found["xaxis"], found["yaxis"] = _axis(drawing.x), _axis(drawing.y)
+    bare = {"showticklabels": False, "showgrid": False, "ticks": ""} if drawing.empty else {}
+    found["xaxis"], found["yaxis"] = {**_axis(drawing.x), **bare}, {**_axis(drawing.y), **bare}
     if drawing.shade and drawing.shade.kind != "name":
         found["coloraxis"] = _bar(drawing.shade)
     elif drawing.shade:

@@ -13,7 +13,7 @@ class Figure(go.FigureWidget):  # type: ignore[misc]  # plotly has no types
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state of the widget, with the traces and the layout as they are now."""
         state: dict[str, Any] = super().get_state(key, drop_defaults)
-        for name, now in (("_widget_data", self._data), ("_widget_layout", self._layout)):
-            if name in state:
-                state[name] = self.trait_metadata(name, "to_json")(now, self)
+        for name, now in (("_widget_data", "_data"), ("_widget_layout", "_layout")):
+            if name in state and hasattr(self, now):  # it is asked for while it is being made, too
+                state[name] = self.trait_metadata(name, "to_json")(getattr(self, now), self)
         return state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterator
 from html import escape
 
@@ -32,20 +33,20 @@ class _Measure:
             self.marks = [((at + 0.5) / number, name) for name, at in self.names.items() if at % every == 0]
             return
         numbers = [float(place) for place in places] or [1.0, 10.0]
-        self.low, self.high = min(numbers), max(numbers)
-        ticks = decades(self.low, self.high) if axis.log else steps(self.low, self.high)
-        self.low, self.high = ticks[0], ticks[-1]
-        self.marks = [(self.share(tick), said(axis, tick)) for tick in ticks]
+        along = [self._along(number) for number in (min(numbers), max(numbers))]
+        pad = 0.04 * (along[1] - along[0]) or 0.04 * abs(along[0]) or 0.5
+        self.low, self.high = along[0] - pad, along[1] + pad
+        ticks = decades(min(numbers), max(numbers)) if axis.log else steps(*along)
+        inside = [tick for tick in ticks if self.low <= self._along(tick) <= self.high]
+        self.marks = [(self.share(tick), said(axis, tick)) for tick in inside]
+
+    def _along(self, place: Place) -> float:
+        return math.log10(float(place)) if self.axis.log else float(place)
 
     def share(self, place: Place) -> float:
         if self.axis.kind == "name":
             return (self.names[str(place)] + 0.5) / len(self.names)
-        if self.axis.log:
-            import math
-
-            low, high, at = (math.log10(each) for each in (self.low, self.high, float(place)))
-            return (at - low) / (high - low)
-        return (float(place) - self.low) / (self.high - self.low)
+        return (self._along(place) - self.low) / (self.high - self.low)
 
 
 def svg(drawing: Drawing) -> str:
@@ -93,7 +94,7 @@ def _frame(x: _Measure, y: _Measure) -> Iterator[str]:
         yield f'<path d="M{_LEFT - 4} {at:.1f}H{_LEFT + _WIDE}" stroke="{_INK}" stroke-opacity="0.22"/>'
         yield _text(_LEFT - 8, at + 4, name if len(name) < 11 else f"{name[:9]}…", "end")
     yield _text(_LEFT + _WIDE / 2, HEIGHT - 12, x.axis.name, "middle", 12)
-    yield _text(14, _TOP + _HIGH / 2, y.axis.name, "middle", 12, turn=True)
+    yield _text(18, _TOP + _HIGH / 2, y.axis.name, "middle", 12, turn=True)
 
 
 def _scatter(drawing: Scatter) -> Iterator[str]:
@@ -171,6 +172,10 @@ def _heatmap(drawing: Heatmap) -> Iterator[str]:
     x, y = _Measure(drawing.x, drawing.columns), _Measure(drawing.y, drawing.lines)
     numbers = [cell for line in drawing.cells for cell in line if cell is not None]
     low, high = min(numbers, default=0.0), max(numbers, default=1.0)
+    # The cells are equally large, whatever the distances: so each mark is a cell's own.
+    x.marks = _marks(drawing.x, drawing.columns)
+    y.marks = _marks(drawing.y, drawing.lines)
+    yield from _frame(x, y)
     wide, high_ = _WIDE / len(drawing.columns), _HIGH / len(drawing.lines)
     for line, cells in enumerate(drawing.cells):
         for column, cell in enumerate(cells):
@@ -181,10 +186,6 @@ def _heatmap(drawing: Heatmap) -> Iterator[str]:
                     f'<rect x="{left:.1f}" y="{top:.1f}" width="{wide - 0.7:.1f}" height="{high_ - 0.7:.1f}" '
                     f'fill="{fill}"/>'
                 )
-    # The cells are equally large, whatever the distances: so each mark is a cell's own.
-    x.marks = _marks(drawing.x, drawing.columns)
-    y.marks = _marks(drawing.y, drawing.lines)
-    yield from _frame(x, y)
     yield from _bar(drawing.shade, low, high)
 
 
