@@ -6,7 +6,6 @@ import { connect } from "./link.js";
 const FORM_PARTS = ["a", "b", "c"];
 const FORM_READ_MS = 120; // after the last key
 const FORM_PRICE_MS = 500;
-let formsOpened = 0;
 
 /** A label, the control, and below it the help and what is wrong: all told to who cannot see it. */
 function formRow(id, { label, type, help, required }, control, focused) {
@@ -162,7 +161,7 @@ function formPrice(answer) {
 }
 
 function mountForm(root, link, spec) {
-  const id = `bjf${(formsOpened += 1)}`;
+  const id = `bjf${Math.random().toString(36).slice(2)}`; // each form of a page has this module for itself
   const state = { values: { ...spec.state.values }, options: { ...spec.state.options } };
   const rows = {};
   let touched = Object.keys(spec.state).length > 0; // an empty form is not told what it lacks
@@ -279,13 +278,13 @@ function mountForm(root, link, spec) {
   });
   const design = spec.design.length
     ? h("fieldset", { class: "bjf-design" }, h("legend", {}, "How they are combined"), ...spec.design.map(option)) : null;
-  const options = spec.options.map(option);
-  if (spec.folded) folded.append(h("div", { class: "bjf-fields" }, ...options));
+  const shown = spec.options.filter((field) => !field.rare).map(option);
+  folded.append(h("div", { class: "bjf-fields" }, ...spec.options.filter((field) => field.rare).map(option)));
   fill(root,
     h("div", { class: "bjf-title", id: `${id}-title` }, h("b", {}, spec.title),
       h("span", { class: "bjf-type" }, ` at site ${spec.site}`), spec.about ? h("div", { class: "bjf-help" }, spec.about) : null),
-    h("div", { class: "bjf-fields" }, ...parameters, ...(spec.folded ? [] : options)),
-    design, spec.folded ? folded : null, code.element, price,
+    h("div", { class: "bjf-fields" }, ...parameters), design, h("div", { class: "bjf-fields bjf-more" }, ...shown),
+    folded, code.element, price,
     h("div", { class: "bjf-foot" }, button, busy, done), whole);
   root.setAttribute("role", "group");
   root.setAttribute("aria-labelledby", `${id}-title`);

@@ -42,6 +42,13 @@ _PRICED = ("num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "gp
            "wall_time_min", "tags")  # fmt: skip
 
 
+_ABOUT = {"nodes are too": "num_nodes", "GPUs": "gpus_per_rank", "threads are too": "threads_per_rank",
+          "processes": "num_procs", "several ranks": "num_procs", "name of an ensemble": "name", "queue": "queue",
+          "is of app": "name", "The partition": "partitions", "in the partition": "partitions",
+          "of a partition": "partitions"}  # fmt: skip
+"""Words of errors that come from below, and the fields they are about."""
+
+
 class Refused(BadInput):
     """A form that cannot be submitted as it is; `errors` are by field, "" for those of the whole form."""
 
@@ -137,7 +144,8 @@ class Form:
             telling = re.search(rf"(?<!\w){name}(?!\w)", text) if "_" in name else re.match(rf"{name}\b", text)
             if telling and "limit of site" not in text:  # its settings are not the form's
                 return {name: text}
-        return {"": text}
+        about = next((name for words, name in _ABOUT.items() if words in text and name in self.names()), "")
+        return {about: text}
 
 
 class SweepModel(Form):
@@ -162,7 +170,6 @@ class SweepModel(Form):
             "ways": {way.name: {"label": way.label, "inputs": list(way.inputs)} for way in ways},
             "design": [one.as_dict() for one in DESIGN] if self.sweep else [],
             "options": [replace(one, known=known if one is NAME else ()).as_dict() for one in SUBMISSION],
-            "folded": True,
         }
 
     def names(self) -> Iterable[str]:
@@ -226,8 +233,7 @@ class SweepModel(Form):
             node_hour_limit(options.get("max_node_hours"))
             job_common(self.app, wants, tags, options.get("max_retries", 0), "fail", options.get("scratch", False))
         except BadInput as error:
-            blamed = self.blamed(error)
-            errors.update({"name": str(error)} if "name of an ensemble" in str(error) else blamed)
+            errors.update(self.blamed(error))
 
     def button(self, request: Submission) -> str:
         """With the number of tasks."""
@@ -278,7 +284,7 @@ class AllocationModel(Form):
 
     def __init__(self, executor: BalsamExecutor) -> None:
         super().__init__(executor)
-        self.title = f"Allocation at {executor.site.name}"
+        self.title = "Allocation"
         self.verb = "Ask"
 
     @property
@@ -296,17 +302,20 @@ class AllocationModel(Form):
                    default="serial", choices=JOB_MODES, flag="-j"),
             Option("queue", TEXT, "Queue", default="local", flag="-q", known=queues),
             Option("project", TEXT, "Project", "that is charged", default="local", flag="-A", known=projects),
-            Option("filter_tags", PAIRS, "Only tags", "run only tasks with these: name=value, …", flag="--tag"),
-            Option("wf_filter", TEXT, "Only ensembles", "with this text in their names", flag="--wf-filter"),
-            Option("partitions", WORDS, "Partitions", "MODE:NODES[:TAG=VALUE], with commas between", flag="-p"),
+            Option("filter_tags", PAIRS, "Only tags", "run only tasks with these: name=value, …", flag="--tag",
+                   rare=True),
+            Option("wf_filter", TEXT, "Only ensembles", "with this text in their names", flag="--wf-filter",
+                   rare=True),
+            Option("partitions", WORDS, "Partitions", "MODE:NODES[:TAG=VALUE], with commas between", flag="-p",
+                   rare=True),
             Option("max_node_hours", NUMBER, "Most node-hours", "refuse it if the site could use more with it",
-                   flag="--max-node-hours"),
+                   flag="--max-node-hours", rare=True),
         )  # fmt: skip
 
     def describe(self) -> Answer:
         """The options; there is nothing else."""
         site = self.executor.site
-        return {"about": "", "site": site.name, "fields": [], "ways": {}, "design": [], "folded": False,
+        return {"about": "", "site": site.name, "fields": [], "ways": {}, "design": [],
                 "options": [one.as_dict() for one in self.options]}  # fmt: skip
 
     def names(self) -> Iterable[str]:
@@ -331,11 +340,6 @@ class AllocationModel(Form):
         except BadInput as error:
             raise Refused(self.blamed(error)) from None
         return Block(site.name, asked, options)
-
-    def blamed(self, error: BalsamJupyterError) -> dict[str, str]:
-        """Errors about partitions say so in words."""
-        text = str(error)
-        return {"partitions": text} if "artition" in text and "num_nodes=" not in text else super().blamed(error)
 
     def button(self, request: Block) -> str:
         """With what is asked for."""

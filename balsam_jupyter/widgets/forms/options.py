@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...errors import BadInput
@@ -17,11 +17,13 @@ PAIRS, WORDS = "pairs", "words"
 class Option(Field):
     """A field that is an argument of the executor's call (by its `name`) and an option of the magic (`flag`).
 
-    `kind` is one of a field's, ``pairs`` (``key=value`` with commas between) or ``words``. `known` are suggestions.
+    `kind` is one of a field's, ``pairs`` (``key=value`` with commas between) or ``words``. `known` are suggestions. What is `rare`
+    is folded away.
     """
 
     flag: str = ""
     known: Sequence[str] = field(default=())
+    rare: bool = False
 
     def read(self, text: str) -> Any:
         """The value of a text; pairs as a dict, words as a list."""
@@ -31,7 +33,7 @@ class Option(Field):
 
     def as_dict(self) -> dict[str, Any]:
         """What the page is told."""
-        return {**super().as_dict(), "known": list(self.known)}
+        return {**super().as_dict(), "known": list(self.known), "rare": self.rare}
 
     def on_line(self, value: Any) -> list[str] | None:
         """Its words on a magic's line; None if they cannot stand there."""
@@ -62,8 +64,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 NAME = Option("name", TEXT, "Ensemble", "its name; left out: the app's and a hash of the rows", flag="--name")
-SUBMISSION = (
-    NAME,
+_RARE = (
     Option("tags", PAIRS, "Tags", "name=value, with commas between several", flag="--tag"),
     Option("num_nodes", WHOLE, "Nodes", "of a task", default="1", flag="--num-nodes"),
     Option("num_procs", WHOLE, "Processes", "ranks of a task", default="1", flag="--num-procs"),
@@ -79,6 +80,7 @@ SUBMISSION = (
     Option("if_changed", CHOICE, "If the app changed", "since rows of the ensemble ended", default="ask",
            choices=("keep", "fresh")),
 )  # fmt: skip
+SUBMISSION = (NAME, *(replace(one, rare=True) for one in _RARE))
 """The options of `BalsamExecutor.submit_sweep` and ``%balsam_submit``."""
 
 DESIGN = (

@@ -16,6 +16,7 @@ from .written import source
 TEXT, WHOLE, NUMBER, CHOICE, ANY = "text", "whole", "number", "choice", "any"
 _NOT_PYTHON = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError, OverflowError)
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
+_LONG = 1000
 _BEFORE_QUOTES = ("", *"([{,:=")
 _WHOLE = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
 _OPTIONAL = re.compile(r"Optional\[(.*)\]")
@@ -134,7 +135,7 @@ def plain(text: str) -> str:
 
 def literal(text: str) -> Any:
     """A Python literal (nan and inf are numbers), else the text as it is."""
-    if _WHOLE.fullmatch(text):
+    if len(text) > _LONG and _WHOLE.fullmatch(text):
         return whole(text)
     try:
         value = ast.literal_eval(_Numbers().visit(ast.parse(text, mode="eval")))
