@@ -59,7 +59,9 @@ def state(options: dict[str, str] | None = None, **values: Any) -> dict[str, Any
     return {
         "options": options or {},
         "values": {
-            name: {"how": "value", "a": one} if isinstance(one, str) else {"how": one[0], **dict(zip("abc", one[1:]))}
+            name: {"how": "value", "a": one}
+            if isinstance(one, str)
+            else {"how": one[0], **dict(zip("abc", one[1:], strict=False))}
             for name, one in values.items()
         },
     }
@@ -72,7 +74,7 @@ def test_fields_come_from_the_annotations_also_after_the_site_was_opened_again(s
             "T": ("number", (), True, ""),
             "steps": ("whole", (), False, "100"),
             "gas": ("text", (), False, "'Ar'"),
-            "method": ("choice", ("pbe", "lda", 3), False, "'pbe'"),
+            "method": ("choice", ("pbe", "lda", 3), False, "pbe"),
             "phase": ("choice", (Phase.SOLID, Phase.LIQUID, None), False, "None"),
             "check": ("choice", (True, False), False, "False"),
             "more": ("any", (), False, "None"),
@@ -216,8 +218,7 @@ def test_a_huge_sweep_is_counted_and_refused_at_once(sweep: SweepModel, site: Si
 def test_the_estimate_has_a_price_and_the_first_rows(sweep: SweepModel, site: Site) -> None:
     answer = sweep.estimate(state(T=("list", "1, 2"), steps=("range", "1", "4", "1")))
     assert answer["price"][0] == ("tasks", "8 tasks of melt")
-    assert answer["columns"] == ["T", "steps", "gas", "method", "phase", "check", "more"]
-    assert answer["rows"][1] == ["1", "2", "'Ar'", "'pbe'", "None", "False", "None"]
+    assert answer["columns"] == ["T", "steps"] and answer["rows"][1] == ["1", "2"]
     assert len(answer["rows"]) == 5 and answer["more"] == "… and 3 more"
     assert site.engine.count(Query()) == {}
 
@@ -404,9 +405,10 @@ def test_an_allocation_is_priced_checked_and_asked_for(shell: Shell, exctr: Bals
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        ({"num_nodes": "9"}, "num_nodes"), ({"wall_time_min": "0"}, "wall_time_min"), ({"partitions": "mpi"}, "partitions"),
+        ({"num_nodes": "9"}, "num_nodes"), ({"wall_time_min": "0"}, "wall_time_min"),
+        ({"partitions": "mpi"}, "partitions"), ({"wall_time_min": "soon"}, "wall_time_min"),
         ({"num_nodes": "1", "partitions": "mpi:2"}, "partitions"), ({"filter_tags": "x"}, "filter_tags"),
-        ({"wall_time_min": "600", "max_node_hours": "3"}, "max_node_hours"), ({"wall_time_min": "soon"}, "wall_time_min"),
+        ({"wall_time_min": "600", "max_node_hours": "3"}, "max_node_hours"),
     ],
 )  # fmt: skip
 def test_an_allocation_that_cannot_be_is_refused_at_its_field(

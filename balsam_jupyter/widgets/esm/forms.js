@@ -81,9 +81,10 @@ function formParameter(id, field, ways, state, change) {
       if (field.kind === "choice" && lists) return formBoxes(own, field, given[part], put(part)).control;
       const single = given.how === "value";
       const asked = single ? { ...field, default: many ? "" : field.default } : { kind: "text", required: true };
-      const { control, focused } = formInput(own, asked, given[part], put(part), single && !many ? undefined : label);
+      const hint = way.inputs.length > 1 ? "" : single && !many ? undefined : label;
+      const { control, focused } = formInput(own, asked, given[part], put(part), hint);
       focused.setAttribute("aria-label", single ? field.name : `${field.name}: ${label}`);
-      return control;
+      return way.inputs.length < 2 ? control : h("label", { class: "bjf-part" }, h("span", {}, label), control);
     }));
   };
   draw();
@@ -138,7 +139,7 @@ function formCode(id) {
     });
   }
   draw();
-  const head = h("div", { class: "bjf-codehead" }, h("span", {}, "In a cell, the same"), h("span", { class: "bjf-fill" }),
+  const head = h("div", { class: "bjf-codehead" }, h("span", {}, "The same in a cell"), h("span", { class: "bjf-fill" }),
     said, ...kinds, copy);
   return { element: h("div", { class: "bjf-codebox", id }, head, pre), show: (answer) => {
     found = answer;
@@ -183,6 +184,7 @@ function mountForm(root, link, spec) {
     touched = true;
     version += 1;
     done.textContent = "";
+    fit();
     clearTimeout(timer);
     timer = setTimeout(read, FORM_READ_MS);
   }
@@ -196,6 +198,14 @@ function mountForm(root, link, spec) {
       delete left[name];
     }
     whole.textContent = Object.values(left).join(" ");
+  }
+
+  /** Only what the parameters need: drawing, if one is drawn; pairing, if there are two lists. */
+  function fit() {
+    const hows = spec.fields.map((field) => spec.ways[state.values[field.name].how]);
+    const needed = { drawn: hows.some((way) => way?.drawn), lists: hows.filter((way) => way?.many).length > 1 };
+    spec.design.forEach((field) => (rows[field.name].row.hidden = !needed[field.needs]));
+    design.hidden = !needed.drawn && !needed.lists;
   }
 
   async function read() {
@@ -276,8 +286,8 @@ function mountForm(root, link, spec) {
     row.isEmpty = () => FORM_PARTS.every((part) => !state.values[field.name][part]);
     return row.row;
   });
-  const design = spec.design.length
-    ? h("fieldset", { class: "bjf-design" }, h("legend", {}, "How they are combined"), ...spec.design.map(option)) : null;
+  const design = h("div", { class: "bjf-design", role: "group", "aria-label": "How the values make rows" },
+    ...spec.design.map(option));
   const shown = spec.options.filter((field) => !field.rare).map(option);
   folded.append(h("div", { class: "bjf-fields" }, ...spec.options.filter((field) => field.rare).map(option)));
   fill(root,
@@ -291,6 +301,7 @@ function mountForm(root, link, spec) {
   const off = link.onWaiting((waiting) => {
     busy.textContent = waiting ? "The kernel is busy; this waits for the running cell." : "";
   });
+  fit();
   read();
   return () => {
     off();
@@ -302,7 +313,7 @@ function mountForm(root, link, spec) {
 export default {
   async render({ model, el }) {
     // JupyterLab's keys (a: a cell above) must not act on who types or chooses here.
-    const root = h("div", { class: "bjf", "data-lm-suppress-shortcuts": "true" });
+    const root = h("div", { class: "bjf bj-live", "data-lm-suppress-shortcuts": "true" });
     el.append(root);
     const link = connect(model);
     fill(root, h("span", { class: "bjf-help" }, "Asking the kernel …"));

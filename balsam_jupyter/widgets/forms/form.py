@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextvars
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..live import Live, module
-from .models import AllocationModel, Form, SweepModel
+from .models import AllocationModel, Answer, Form, State, SweepModel
 
 if TYPE_CHECKING:
     from ...executor import BalsamExecutor
 
 _ESM = Path(__file__).parent.parent / "esm"
+# While the form below it is there, the copy is hidden; and once that is gone with its kernel, what the page says of it.
+_STYLE = (
+    "<style>.jp-OutputArea-child:has(.bj-still):has(+ .jp-OutputArea-child .bj-live){display:none!important}"
+    ".jp-OutputArea-child:has(.bj-still) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)){display:none!important}"
+    "</style>"
+)
+
+
+_KEPT = 20
+"""So many submissions stay in the copy."""
 
 
 class FormView(Live):
-    """A form in a notebook.
+    """A form in a notebook. Beside it stands a copy that the saved notebook keeps: what was submitted, as code.
 
     Attributes
     ----------
@@ -27,8 +39,10 @@ class FormView(Live):
     _css: ClassVar[str | Path] = (_ESM / "forms.css").read_text()
 
     def __init__(self, form: Form, line: str) -> None:
-        super().__init__({"open": form.open, "read": form.read, "estimate": form.estimate, "submit": form.submit})
+        super().__init__({"open": form.open, "read": form.read, "estimate": form.estimate, "submit": self._submit})
         self.form, self._line = form, line
+        self._done: list[tuple[str, str]] = []
+        self._copies: list[tuple[Any, contextvars.Context]] = []
 
     @property
     def result(self) -> Any:
@@ -36,7 +50,38 @@ class FormView(Live):
         return self.form.result
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self.form.title}; where no form is shown, write: {self._line}>"
+        done = [f"{code}\n{said}" for code, said in self._done]
+        told = f"where no form is shown, write: {self._line}"
+        return "\n".join([f"<{type(self).__name__}: {self.form.title}; {told}>", *done])
+
+    def _ipython_display_(self, **_: object) -> None:
+        from IPython.core.getipython import get_ipython
+        from IPython.display import display
+
+        if getattr(get_ipython(), "kernel", None) is None:
+            raise NotImplementedError  # IPython then shows the text
+        handle = display(self._copy(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        self._copies.append((handle, contextvars.copy_context()))
+        shown: Any = self._repr_mimebundle_()
+        live = shown[0] if isinstance(shown, tuple) else shown
+        # Without text of its own, so that what cannot show it shows the copy alone.
+        display({**live, "text/plain": ""}, raw=True)  # type: ignore[no-untyped-call]
+
+    def _copy(self) -> dict[str, str]:
+        done = "".join(f"<pre>{escape(code)}</pre><div>{escape(said)}</div>" for code, said in self._done)
+        again = "Run this cell again to open the form."
+        html = f'{_STYLE}<div class="bj-still"><b>{escape(self.form.title)}</b><div>{again}</div>{done}</div>'
+        return {"text/plain": repr(self), "text/html": html}
+
+    def _submit(self, state: State) -> Answer:
+        code = self.form.read(state)
+        answer = self.form.submit(state)
+        if "said" in answer:
+            self._done = [*self._done, (code["magic"] or code["python"], answer["said"])][-_KEPT:]
+            for handle, context in self._copies:
+                # In the context of the cell that showed the form, as that cell's output.
+                context.run(handle.update, self._copy(), raw=True)
+        return answer
 
 
 class AppForm(FormView):

@@ -167,8 +167,18 @@ class SweepModel(Form):
             "about": self.app.description,
             "site": self.executor.site.name,
             "fields": [{**one.as_dict(), "ways": [way.name for way in ways if way.serves(one)]} for one in self.fields],
-            "ways": {way.name: {"label": way.label, "inputs": list(way.inputs)} for way in ways},
-            "design": [one.as_dict() for one in DESIGN] if self.sweep else [],
+            "ways": {
+                way.name: {
+                    "label": way.label,
+                    "inputs": list(way.inputs),
+                    "drawn": way.drawn,
+                    "many": not way.drawn and way.name != "value",
+                }
+                for way in ways
+            },
+            "design": [
+                {**one.as_dict(), "needs": "lists" if one.name == "pair" else "drawn"} for one in DESIGN if self.sweep
+            ],
             "options": [replace(one, known=known if one is NAME else ()).as_dict() for one in SUBMISSION],
         }
 
@@ -248,7 +258,7 @@ class SweepModel(Form):
         if rows.to_make() > _MADE:
             return {"errors": {}, "price": price, "more": f"{many(count, 'row')}, made when they are submitted."}
         first = [check_parameters(self.app, row) for row in islice(rows.sweep(), _SHOWN)]
-        columns = list(self.app.parameters)
+        columns = [name for name in self.app.parameters if name in rows.values]
         cells = [[_cell(row[name]) for name in columns] for row in first]
         left = count - len(first)
         return {

@@ -17,8 +17,8 @@ PAIRS, WORDS = "pairs", "words"
 class Option(Field):
     """A field that is an argument of the executor's call (by its `name`) and an option of the magic (`flag`).
 
-    `kind` is one of a field's, ``pairs`` (``key=value`` with commas between) or ``words``. `known` are suggestions. What is `rare`
-    is folded away.
+    `kind` is one of a field's, ``pairs`` (``key=value`` with commas between) or ``words``. `known` are suggestions.
+    What is `rare` is folded away.
     """
 
     flag: str = ""

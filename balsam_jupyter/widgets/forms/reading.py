@@ -89,11 +89,11 @@ def field_of(name: str, parameter: Parameter) -> Field:
     kind = CHOICE if choices else _KINDS.get(next(iter(words)), ANY) if len(words) == 1 else ANY
     if words == {"int", "float"}:
         kind = NUMBER
-    default = "" if parameter.required else source(parameter.default)
+    default = "" if parameter.required else shown(parameter.default) if choices else source(parameter.default)
+    type_ = "" if parameter.choices else parameter.type  # which would say them once more
     return Field(
-        name, kind, name, parameter.help, parameter.type, parameter.required, default,
-        optional and not choices, choices,
-    )  # fmt: skip
+        name, kind, name, parameter.help, type_, parameter.required, default, optional and not choices, choices
+    )
 
 
 def shown(value: Any) -> str:

@@ -114,7 +114,8 @@ class Rows:
             if names:
                 parts.append(call(f"Sweep.{design}", arguments({name: kept[name] for name in names})))
         needed = {one.source.partition("(")[0] for one in self.drawn.values()}
-        return " * ".join(parts), ["Sweep", *sorted(needed)]
+        flat = " * ".join(parts)
+        return flat if len(flat) < WIDE - 8 else "\n    * ".join(parts), ["Sweep", *sorted(needed)]
 
 
 def _flat(values: Mapping[str, str]) -> str:

@@ -60,6 +60,11 @@ class Way:
     inputs: tuple[str, ...]
     kinds: tuple[str, ...] = ()
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it is a distribution."""
+        return self.label.startswith("drawn")
+
     def serves(self, field: Field) -> bool:
         """Whether a field can vary so."""
         return not self.kinds or field.kind in self.kinds
@@ -73,7 +78,7 @@ WAYS = (
     Way("points", "evenly spaced", ("from", "to", "how many"), NUMBERS),
     Way("uniform", "drawn: uniform", ("low", "high"), NUMBERS),
     Way("loguniform", "drawn: log-uniform", ("low", "high"), NUMBERS),
-    Way("normal", "drawn: normal", ("mean", "standard deviation"), NUMBERS),
+    Way("normal", "drawn: normal", ("mean", "sd"), NUMBERS),
     Way("integers", "drawn: whole numbers", ("low", "high"), (WHOLE, *NUMBERS)),
     Way("choice", "drawn: one of a list", ("values, with commas between them",)),
 )

@@ -9,7 +9,7 @@ from keyword import iskeyword
 from typing import Any
 from unicodedata import normalize
 
-WIDE = 100
+WIDE = 88
 """Longer code goes on several lines."""
 
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=][A-Za-z0-9_./:@%+,=-]*")
@@ -69,7 +69,7 @@ def call(function: str, given: Iterable[str]) -> str:
     """A call, on one line if it is short, else with each argument on a line of its own."""
     parts = list(given)
     flat = f"{function}({', '.join(parts)})"
-    if len(flat) <= WIDE:
+    if len(flat) <= WIDE and "\n" not in flat:
         return flat
     inside = "".join(f"    {part},\n" for part in parts)
     return f"{function}(\n{inside})"
