@@ -60,12 +60,16 @@ class Resources:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an app. `type` is the annotation's name, for forms and messages ("" if none)."""
+    """One parameter of an app. `type` is the annotation's name, for forms and messages ("" if none).
+
+    `choices` are the values its annotation lists (a Literal's, an Enum's); forms offer them, nothing enforces them.
+    """
 
     required: bool = True
     default: Any = None
     help: str = ""
     type: str = ""
+    choices: tuple[Any, ...] = ()
 
 
 @dataclass
