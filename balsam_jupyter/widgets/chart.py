@@ -14,7 +14,7 @@ from typing import Any
 from ..history import BINS
 from ..monitor import Snapshot
 from . import static
-from .palette import COLOURS
+from .palette import ANYWHERE, COLOURS, GRID, INK
 
 PERIOD_S = 1.0
 
@@ -73,7 +73,7 @@ class Chart:
                 fillcolor=colour,
                 hovertemplate="%{y}",
             )
-            for state, colour in COLOURS.items()
+            for state, colour in ANYWHERE.items()
         ]
         self.figure: Any = go.FigureWidget(
             data=areas,
@@ -81,10 +81,16 @@ class Chart:
                 "height": 260,
                 "autosize": True,
                 "margin": {"l": 50, "r": 10, "t": 10, "b": 30},
-                "template": "plotly_white",
-                "xaxis": {"type": "date"},
-                "yaxis": {"title": {"text": "tasks"}, "rangemode": "tozero"},
-                "legend": {"traceorder": "normal"},
+                # No ground of its own, and inks that are legible on a light and on a dark page.
+                "template": "none",
+                "paper_bgcolor": "rgba(0,0,0,0)",
+                "plot_bgcolor": "rgba(0,0,0,0)",
+                "font": {"color": INK, "size": 11},
+                "xaxis": {"type": "date", "showgrid": False, "linecolor": INK},
+                "yaxis": {"rangemode": "tozero", "gridcolor": GRID, "zerolinecolor": GRID},
+                "legend": {"traceorder": "normal", "orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+                "hovermode": "x unified",
+                "hoverlabel": {"font": {"color": "#222222"}, "bgcolor": "rgba(255,255,255,0.95)"},
             },
         )
         name: Any = ipywidgets.HTML(f"<b>{escape(title)}</b>", layout={"flex": "0 0 auto"})

@@ -13,7 +13,7 @@ import traitlets
 from ..monitor import Snapshot
 from .live import Answer, Live, module
 from .palette import COLOURS, DARK
-from .wire import Wire, whole
+from .wire import Wire, allocations_of, whole
 
 WHOLE_S = 2.0
 """A message holds all bins at least this often: a page may have missed one, and cannot ask while a cell runs."""
@@ -50,6 +50,7 @@ class Dashboard(Live):
         self._pages: dict[str, bool] = {}
         self._heard = time.monotonic()
         self._sent_at = self._whole_at = 0.0
+        self._told_of: tuple[Any, ...] = ()
         # Before the widget is opened, so that it comes with it.
         self.start = {"title": title, "palette": {"light": COLOURS, "dark": DARK}, **self._all()}
         super().__init__({**answers, "all": self._all, "look": self._look})
@@ -62,10 +63,13 @@ class Dashboard(Live):
         with self._sending:
             self._told, self._failures = told, failures
             now = time.monotonic()
+            told_of = (told.counts, allocations_of(told.allocations), failures, told.error)
+            if told_of == self._told_of and told.ended == told.total:
+                return  # nothing goes on, so that nothing need be said: a kernel nobody uses should look so
             if not told.done and now - self._sent_at < self._pause(now, cell_runs):
                 return
             all_of_it = told.done or now - self._whole_at >= WHOLE_S
-            self._sent_at = now
+            self._sent_at, self._told_of = now, told_of
             self._whole_at = now if all_of_it else self._whole_at
             message, buffer = self._wire.next(told, failures, all_of_it)
             self.push("snapshot", message, [buffer])

@@ -14,3 +14,12 @@ COLOURS: dict[str, str] = {
 
 DARK: dict[str, str] = {**COLOURS, "WAITING": "#4A4F55"}
 """The same on a dark page, where what has not begun must not be the brightest."""
+
+ANYWHERE: dict[str, str] = {**COLOURS, "WAITING": "rgba(128,128,128,0.35)"}
+"""The same for a picture that does not know its page."""
+
+INK = "#7C7C7C"
+"""Its text, legible on a white and on a black page."""
+
+GRID = "rgba(128,128,128,0.25)"
+"""Its lines."""

@@ -11,11 +11,10 @@ from typing import Any
 from ..history import Series
 from ..models import TASK_STATES, Allocation
 from ..monitor import Snapshot
-from .palette import COLOURS
+from .palette import ANYWHERE, INK
 
 WIDTH, HEIGHT = 720, 200
 _LEFT, _BOTTOM, _TOP, _RIGHT = 60, 22, 8, 12
-_INK = "#7C7C7C"  # legible on a white and on a black page: a picture in a file does not know its page
 _SHOWN = 5
 
 # While the live view below it is there, the static one is hidden; and once that is gone with its kernel, what the page
@@ -77,7 +76,7 @@ def svg(series: Series, allocations: Sequence[Allocation] = ()) -> str:
     most = max((sum(column) for column in zip(*series.counts.values(), strict=True)), default=0) or 1
     base = [0] * bins
     shapes = []
-    for state, colour in COLOURS.items():
+    for state, colour in ANYWHERE.items():
         top = [low + number for low, number in zip(base, series.counts[state], strict=True)]
         if top != base:
             path = _area(base, top, most)
@@ -95,8 +94,8 @@ def svg(series: Series, allocations: Sequence[Allocation] = ()) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f"{''.join(shapes)}"
-        f'<path d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - _RIGHT}" fill="none" stroke="{_INK}"/>'
-        f'<g font-family="sans-serif" font-size="11" fill="{_INK}">{texts}</g></svg>'
+        f'<path d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - _RIGHT}" fill="none" stroke="{INK}"/>'
+        f'<g font-family="sans-serif" font-size="11" fill="{INK}">{texts}</g></svg>'
     )
 
 
@@ -137,7 +136,7 @@ def _bands(series: Series, allocations: Sequence[Allocation]) -> list[str]:
             x, width = _LEFT + (WIDTH - _LEFT - _RIGHT) * begin, (WIDTH - _LEFT - _RIGHT) * (end - begin)
             title = f"<title>allocation {one.id}</title>"
             bands.append(
-                f'<rect x="{x:.1f}" y="{HEIGHT - _BOTTOM + 2}" width="{width:.1f}" height="3" fill="{_INK}">'
+                f'<rect x="{x:.1f}" y="{HEIGHT - _BOTTOM + 2}" width="{width:.1f}" height="3" fill="{INK}">'
                 f"{title}</rect>"
             )
     return bands
@@ -147,7 +146,7 @@ def html(snapshot: Snapshot, title: str = "", failures: Mapping[str, Any] | None
     """The view as HTML: a picture in an image tag (untrusted notebooks show no inline SVG), the numbers, failures."""
     picture = base64.b64encode(svg(snapshot.series, snapshot.allocations).encode()).decode()
     legend = " ".join(
-        f'<span style="white-space:nowrap;margin-right:1em"><span style="color:{COLOURS[state]}">&#9632;</span> '
+        f'<span style="white-space:nowrap;margin-right:1em"><span style="color:{ANYWHERE[state]}">&#9632;</span> '
         f"{state} {snapshot.counts[state]:,}</span>"
         for state in TASK_STATES
         if snapshot.counts[state]

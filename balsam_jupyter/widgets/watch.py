@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from ..api import Site
 from ..models import Query
 from ..monitor import Monitor, Snapshot, Subscription, snapshot
-from . import cells, static, tasks
-from .actions import actions
+from . import cells, static
 from .groups import Groups
 
 STILL_S = 30.0
@@ -175,6 +174,8 @@ class LiveView(View):
                 self._subscribe()
             assert self._last is not None
             self._title = self.title
+            if self._last.done:  # the copy that is shown now is the last one
+                self._groups.look(self._last.counts["FAILED"], wait=True)
             still = static.bundle(self._last, self._title, self._groups.shown)
             try:
                 self._picture = self._picture or self._drawn(self._last)
@@ -190,6 +191,8 @@ class LiveView(View):
             from .chart import Chart
 
             return Chart(self._title, first)
+        from . import tasks
+        from .actions import actions
         from .dashboard import Dashboard
 
         table = tasks.answers(self._site, self.ensemble, self.generation)

@@ -98,7 +98,7 @@ function mountDashboard(el, model, state) {
     let said = "";
     if (state.now.error) {
       said = `The site has not answered for ${span(state.now.age)}: ${state.now.error}. It is asked again.`;
-    } else if (!state.now.done && silent > SILENCE_MS) {
+    } else if (!state.quiet() && silent > SILENCE_MS) {
       said = `No news since ${since}. If the kernel was restarted, run this cell again.`;
     }
     put(old, said);
@@ -132,7 +132,7 @@ function mountDashboard(el, model, state) {
   });
   observer.observe(root);
   document.addEventListener("visibilitychange", seen);
-  const beat = setInterval(() => visible && !state.now.done && look(true), BEAT_MS);
+  const beat = setInterval(() => visible && !state.quiet() && look(true), BEAT_MS);
   const leave = () => link.ask("look", { page, looking: false }, { quiet: true }).catch(() => {});
   window.addEventListener("pagehide", leave);
   ends.push(() => {
@@ -150,8 +150,13 @@ function mountDashboard(el, model, state) {
     const view = await model.widget_manager.create_view(figure);
     explored.replaceChildren(view.el);
     view.trigger("displayed");
-    window.dispatchEvent(new Event("resize")); // it has its width only now
     ends.push(() => view.remove());
+    const wait = setInterval(() => {
+      if (explored.firstChild && !explored.querySelector(".main-svg")) return; // plotly is still on its way
+      clearInterval(wait);
+      window.dispatchEvent(new Event("resize")); // it has its width only now
+    }, 200);
+    ends.push(() => clearInterval(wait));
   }
 
   state.refresh().catch(() => {});

@@ -26,6 +26,10 @@ export function follow(link, first) {
     time() {
       return state.now.time + (performance.now() - state.heardAt) / 1000;
     },
+    /** Whether nothing is left to run, so that no news are no wonder. */
+    quiet() {
+      return !(state.now.counts.WAITING + state.now.counts.RUNNING);
+    },
     /** Ask for everything: a page that was reloaded, or missed something. */
     refresh() {
       return link.ask("all", {}, { quiet: true }).then((told) => take(told));
