@@ -101,7 +101,7 @@ ROWS = (
     ("updates a second", "updates", "{:.1f}", ""),
     ("commit to pixel, median, ms", "delay_ms", "{:.0f}", "under 250"),
     ("commit to pixel, 95 %, ms", "late_ms", "{:.0f}", ""),
-    ("main thread of the page, %", "main_thread", "{:.1f}", "under 15"),
+    ("main thread of the page, % of a core", "main_thread", "{:.1f}", "under 15"),
     ("poller's thread, % of a core", "poller", "{:.1f}", "under 5"),
     ("whole kernel, % of a core", "kernel", "{:.1f}", ""),
     ("first picture, s", "first_s", "{:.2f}", "under 2"),
@@ -198,11 +198,11 @@ def at_size(base: Path, tasks: int, seconds: float) -> list[Figures]:
 def table(sizes: Sequence[int], columns: Sequence[Sequence[Figures]]) -> None:
     """Our view at each size beside the budget, and the reference."""
     for at, view in enumerate(VIEWS):
-        print(f"\n  {view.name:32}" + "".join(f"{size:>12,}" for size in sizes) + "   budget")
+        print(f"\n  {view.name:40}" + "".join(f"{size:>12,}" for size in sizes) + "   budget")
         for title, name, form, budget in ROWS:
             values: list[Any] = [getattr(column[at], name) for column in columns]
             said = budget if at == 0 else ""
-            print(f"    {title:30}" + "".join(f"{form.format(value):>12}" for value in values) + f"   {said}")
+            print(f"    {title:38}" + "".join(f"{form.format(value):>12}" for value in values) + f"   {said}")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ Times are seconds since the epoch by the machine's clock, which page, kernel and
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ class Load:
 
     seconds: float
     main_thread: float
-    """Share of the time in which the page's main thread did something."""
+    """Share of a core that the page's main thread took."""
     frames: list[tuple[float, int, str]]
     """Of each message from the kernel: when it came, its bytes, its kind."""
     texts: list[tuple[float, str]]
@@ -96,7 +97,8 @@ class Probe:
     def __init__(self, notebook: Notebook) -> None:
         self.page = notebook.page
         self._devtools = self.page.context.new_cdp_session(self.page)
-        self._devtools.send("Performance.enable")
+        # Processor time, which is the same on a machine that is busy with other things.
+        self._devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def metrics(self) -> dict[str, float]:
         """Chromium's counters of the page: TaskDuration (s), JSHeapUsedSize (bytes), Nodes, …"""
@@ -114,16 +116,16 @@ class Probe:
     def start(self) -> None:
         """Begin to measure."""
         self.page.evaluate("() => { window.probe.frames.length = 0; window.probe.texts.length = 0; }")
-        self._before = self.metrics()
+        self._began = time.monotonic()
+        self._before = self.metrics()["TaskDuration"]
 
     def stop(self) -> Load:
         """What there was since `start`."""
-        after = self.metrics()
+        took, seconds = self.metrics()["TaskDuration"] - self._before, time.monotonic() - self._began
         seen = self.page.evaluate("() => ({frames: window.probe.frames, texts: window.probe.texts})")
-        took = {name: after[name] - self._before[name] for name in ("Timestamp", "TaskDuration")}
         return Load(
-            took["Timestamp"],
-            took["TaskDuration"] / took["Timestamp"],
+            seconds,
+            took / seconds,
             [tuple(frame) for frame in seen["frames"]],
             [tuple(each) for each in seen["texts"]],
             self.heap_mb(),
