@@ -33,7 +33,7 @@ _NAMES_AGE_S = 10.0
 _RENEW_S = 2.0  # least age of an order of something that changes
 _KEPT = 4  # listings
 _EVENTS = 5_000  # changes that are followed one by one; after more the listing is made anew
-_FIRST_STEP, _LONGEST_STEP = 5_000, 400_000  # tasks of one scan
+_FIRST_STEP, _LEAST_STEP, _LONGEST_STEP = 5_000, 100, 400_000  # tasks of one scan
 _PATIENCE = 20  # a listing in order of something that changes is made anew at most every so many times what it cost
 
 
@@ -93,12 +93,10 @@ class Listing:
     # -- looking ------------------------------------------------------------------------------------------
 
     def work(self, seconds: float = SLICE_S) -> None:
-        """Look further, for about so long."""
+        """Look further, for about so long; one step at least, so that it comes to an end however slow the store is."""
         deadline = time.monotonic() + seconds
         while not self.complete:
             began = time.monotonic()
-            if began >= deadline:
-                return
             if self._next < self._span.stop and self.cost < MOST_S:
                 part = range(self._next, min(self._next + self._step, self._span.stop))
                 self._append(part, self.engine.scan(self.search, part))
@@ -110,7 +108,9 @@ class Listing:
             if took < seconds / 5:
                 self._step = min(2 * self._step, _LONGEST_STEP)
             elif took > seconds:
-                self._step = max(self._step // 2, 100)
+                self._step = max(self._step // 2, min(self._step, _LEAST_STEP))
+            if began + took >= deadline:
+                return
 
     def _append(self, part: range, found: list[tuple[int, Any]]) -> None:
         if isinstance(self.ids, range):
@@ -147,7 +147,7 @@ class Listing:
                 self._span = range(self._span.start, newest + 1)
             else:
                 self.stale += newest + 1 - self._span.stop
-        changed = _changed(page.rows, self.search.plain, range(self._span.start, self._next))
+        changed = _changed(page.rows, self.search.plain and self._by_id, range(self._span.start, self._next))
         if changed is None:
             self._anew()
         elif changed and self._by_id:

@@ -151,10 +151,11 @@ function mountDashboard(el, model, state) {
     explored.replaceChildren(view.el);
     view.trigger("displayed");
     ends.push(() => view.remove());
-    const wait = setInterval(() => {
-      if (explored.firstChild && !explored.querySelector(".main-svg")) return; // plotly is still on its way
-      clearInterval(wait);
-      window.dispatchEvent(new Event("resize")); // it has its width only now
+    let patience = 50;
+    const wait = setInterval(() => { // plotly comes late, and with a width of its own until it is told to look
+      const svg = explored.querySelector(".main-svg");
+      if ((svg && svg.clientWidth > 0.9 * explored.clientWidth) || (patience -= 1) === 0) clearInterval(wait);
+      window.dispatchEvent(new Event("resize"));
     }, 200);
     ends.push(() => clearInterval(wait));
   }

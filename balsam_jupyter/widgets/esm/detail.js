@@ -1,5 +1,6 @@
 // One task: what it was given, what became of it, and its log as it is written.
 import { ansiWriter } from "./ansi.js";
+import { taskDot } from "./columns.js";
 import { fill, h } from "./dom.js";
 import { askFirst, taskMoment, taskSpan } from "./words.js";
 
@@ -20,6 +21,7 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
   const writer = ansiWriter(paper, DETAIL_LINES);
   const follow = h("input", { type: "checkbox", checked: true, onchange: () => { if (follow.checked) toEnd(); } });
   const wrap = h("input", { type: "checkbox", checked: true, onchange: () => paper.classList.toggle("bt-unwrapped", !wrap.checked) });
+  const course = h("div");
   const note = h("span", { class: "bt-note" });
   const box = h("section", { class: "bt-detail", "aria-label": `Task ${id}`, onkeydown: (event) => {
     if (event.key !== "Escape") return;
@@ -47,6 +49,7 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
         restless = false;
         task = await link.ask("tasks.task", { id });
         if (closed) return;
+        task.ahead = task.now - Date.now() / 1000; // the kernel's clock
         paint();
       }
       let more = true;
@@ -55,6 +58,7 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
         if (closed) return;
         more = said.left > 0;
         write(said);
+        if (!task.over) paintCourse();
         if (said.job !== task.job || said.attempts !== task.attempts) restless = true;
       }
       trouble.hidden = true;
@@ -85,11 +89,15 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
   }
 
   // -- painting -------------------------------------------------------------------------------------------------
+  function paintCourse() {
+    fill(course, detailCourse(task, palette, Date.now() / 1000 + task.ahead));
+  }
   function paint() {
+    paintCourse();
     const row = task.row === null ? "" : ` · row ${task.row}`;
-    fill(title, detailDot(palette, task.state), `Task ${task.id}${row} · ${task.app} · ${task.job}`);
+    fill(title, taskDot(palette, task.state), `Task ${task.id}${row} · ${task.app} · ${task.job}`);
     fill(acts, !task.over
-      ? askFirst("End…", () => detailEnd(task), "End it", () => link.ask("tasks.kill", { id }), stir)
+      ? askFirst("Kill…", () => detailKill(task), "Kill it", () => link.ask("tasks.kill", { id }), stir)
       : task.state === "FINISHED" ? null
       : askFirst("Retry…", () => `Run task ${id} again, with the same parameters? Its log stays as job.out.${task.attempts || 1}.`, "Retry", () => link.ask("tasks.retry", { id }), stir));
     fill(facts,
@@ -98,7 +106,7 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
       task.value ? detailPart("Result", h("pre", {}, task.value)) : null,
       detailPart("Command", detailCopy(task.command)),
       task.path ? detailPart("Directory", task.scratch ? h("span", {}, "removed, as it finished well (scratch)") : detailCopy(task.path)) : null,
-      detailPart("Course", detailCourse(task, palette)),
+      detailPart("Course", course),
       detailPart("Also", detailTable({
         ...(task.code === null ? {} : { "return code": task.code < 0 ? `${task.code} (killed by signal ${-task.code})` : String(task.code) }),
         attempts: `${task.attempts}${task.max_retries ? `, up to ${task.max_retries} retries by itself` : ""}`,
@@ -137,16 +145,10 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
   };
 }
 
-function detailDot(palette, state) {
-  const mark = h("i", { class: "bt-dot" });
-  mark.style.background = palette[state] ?? "gray";
-  return mark;
-}
-
-function detailEnd(task) {
+function detailKill(task) {
   return task.state === "RUNNING"
-    ? `End task ${task.id}? Its processes get SIGTERM, and half a second later SIGKILL.`
-    : `End task ${task.id} before it has run?`;
+    ? `Kill task ${task.id}? Its processes get SIGTERM, and half a second later SIGKILL.`
+    : `Kill task ${task.id} before it has run?`;
 }
 
 function detailPart(name, content) {
@@ -175,7 +177,7 @@ function detailCopy(text) {
 }
 
 /** The states one after the other; those passed through in an instant share a line. */
-function detailCourse(task, palette) {
+function detailCourse(task, palette, now) {
   const groups = [];
   for (const step of task.timeline) {
     const last = groups[groups.length - 1];
@@ -184,6 +186,8 @@ function detailCourse(task, palette) {
       [last.seconds, last.note] = [step.seconds, step.note];
     } else groups.push({ names: [step.job], state: step.state, at: step.at, seconds: step.seconds, note: step.note });
   }
+  const open = groups[groups.length - 1];
+  if (open && !task.over) open.seconds = Math.max(0, now - open.at);
   const longest = Math.max(1e-9, ...groups.map((group) => group.seconds ?? 0));
   const lines = groups.flatMap((group) => {
     const bar = h("i", { class: "bt-bar-of" });
@@ -192,8 +196,8 @@ function detailCourse(task, palette) {
     const name = group.names.length > 2 ? `${group.names[0]} … ${group.names[group.names.length - 1]}` : group.names.join(", ");
     const long = group.seconds !== null && group.seconds >= 0.0005;
     const line = h("tr", { title: group.names.join(" → ") },
-      h("td", {}, detailDot(palette, group.state), name), h("td", { class: "bt-number" }, taskMoment(group.at)),
-      h("td", { class: "bt-number" }, long ? taskSpan(group.seconds) : ""), h("td", { class: "bt-bars" }, long ? bar : null));
+      h("td", {}, taskDot(palette, group.state), name), h("td", { class: "bt-number" }, taskMoment(group.at)),
+      h("td", { class: "bt-number" }, long ? taskSpan(group.seconds, group === open && !task.over) : ""), h("td", { class: "bt-bars" }, long ? bar : null));
     const told = group.note && !task.error.includes(group.note); // what the error says is not said twice
     return told ? [line, h("tr", {}, h("td", { class: "bt-note", colspan: "4" }, group.note))] : [line];
   });

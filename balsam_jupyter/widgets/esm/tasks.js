@@ -1,17 +1,15 @@
 // The task table: as many rows as there are, of which those in view are in the page.
 import { fill, h } from "./dom.js";
 import { openDetail } from "./detail.js";
-import { askFirst, taskMoment, taskSpan } from "./words.js";
+import { columnsTemplate, numberColumns, taskColumns, taskDot, taskWord, widenColumns } from "./columns.js";
+import { rowScroll } from "./scroll.js";
+import { askFirst } from "./words.js";
 
 const TASKS_ROW = 26; // pixels
 const TASKS_PAGE = 50; // rows that are asked for together
 const TASKS_AHEAD = 40; // rows that are there before they come into view
 const TASKS_PAGES = 40; // pages that are kept
-// Browsers cannot make an element as high as a million rows (Firefox stops at 17.8 million pixels): beyond this the
-// scroll bar stands for a share of the table, while wheels and keys still move by pixels.
-const TASKS_HIGHEST = 8_000_000;
 const TASKS_STATES = ["WAITING", "RUNNING", "FINISHED", "FAILED", "USER_KILLED"];
-const TASKS_WORD = { USER_KILLED: "KILLED" };
 const TASKS_EACH_MS = 1000; // least time between two looks at what has changed
 
 /**
@@ -25,9 +23,9 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   let pages = new Map();
   let known = { total: 0, looked: 0, among: 0, complete: true, version: null, stale: 0, columns: null, names: [] };
   let clock = 0; // what the kernel's clock is ahead of ours, in seconds
-  let [top, lastScroll, heading, at] = [0, 0, 0, -1];
+  let at = -1; // the row that keys move
   let [asking, dirty, again, asked] = [false, true, false, 0];
-  let [seen, closed, lookTimer, idleTimer, frame] = [false, false, null, null, null];
+  let [seen, closed, lookTimer, frame] = [false, false, null, null];
   let columns = [];
   const pool = [];
 
@@ -43,9 +41,9 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     },
   });
   const chips = TASKS_STATES.map((state) => {
-    const chip = h("button", { class: "bt-chip", type: "button", "aria-pressed": "false", title: `Show only ${TASKS_WORD[state] ?? state}`,
+    const chip = h("button", { class: "bt-chip", type: "button", "aria-pressed": "false", title: `Show only ${taskWord(state)}`,
       onclick: () => { view.states[view.states.has(state) ? "delete" : "add"](state); anew(); } },
-      dot(state), TASKS_WORD[state] ?? state);
+      taskDot(palette, state), taskWord(state));
     chip.state = state;
     return chip;
   });
@@ -57,70 +55,33 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   const nothing = h("div", { class: "bt-nothing", hidden: true });
   const pane = h("div", { class: "bt-pane" }, head, layer, nothing);
   const sizer = h("div", { class: "bt-sizer" }, pane);
-  const grid = h("div", { class: "bt-grid", role: "grid", tabindex: "0", "aria-label": "Tasks", onscroll: scrolled, onkeydown: keyed, onclick: clicked }, sizer);
+  const grid = h("div", { class: "bt-grid", role: "grid", tabindex: "0", "aria-label": "Tasks", onkeydown: keyed, onclick: clicked }, sizer);
   const below = h("div", { class: "bt-below" });
   const box = h("div", { class: "bt-tasks", "data-lm-suppress-shortcuts": "true" },
     h("div", { class: "bt-bar" }, input, h("span", { class: "bt-chips", role: "group", "aria-label": "States" }, ...chips), count, acts), trouble, grid, below);
   root.append(box);
+  const scroll = rowScroll(grid, sizer, TASKS_ROW, () => known.total, () => { paintSoon(); lookSoon(); });
 
-  function dot(state) {
-    const mark = h("i", { class: "bt-dot" });
-    mark.style.background = palette[state] ?? "gray";
-    return mark;
-  }
+  const dot = (state) => taskDot(palette, state);
 
   // -- columns --------------------------------------------------------------------------------------------------
   function layOut(answer) {
-    const one = known.columns !== null && answer.columns.join("\n") === known.columns.join("\n");
-    if (one && columns.length) return;
-    const passed = answer.columns.length
-      ? answer.columns.map((name, place) => ({ name, sort: name, text: (row) => row.passed[place] }))
-      : [{ name: "app", text: (row) => row.app }, { name: "ensemble", text: (row) => row.ensemble }, { name: "parameters", text: (row) => row.passed, most: 48 }];
-    columns = [
-      { name: "#", sort: "id", number: true, text: (row) => String(row.row ?? row.id), title: "Row of the sweep" },
-      { name: "state", sort: "state", text: (row) => TASKS_WORD[row.state] ?? row.state, least: 14 },
-      ...passed,
-      { name: "runtime", sort: "runtime", number: true, text: (row) => runtime(row), least: 9 },
-      { name: "started", sort: "started", text: (row) => taskMoment(row.started), least: 9 },
-      { name: "result", text: (row) => row.value, most: 40 },
-      { name: "error", text: (row) => [row.code ? `code ${row.code}` : "", row.error].filter(Boolean).join(" · "), least: 24, most: 60, grows: true },
-    ];
-    if (!answer.columns.length) Object.assign(columns[0], { text: (row) => String(row.id), title: "Task" });
-    for (const column of columns) column.width = Math.max(column.least ?? 0, column.name.length + (column.sort ? 4 : 3));
-    for (const row of pool.splice(0)) row.element.remove();
+    if (columns.length && answer.columns.join("\n") === known.columns?.join("\n")) return;
+    columns = taskColumns(answer.columns, () => Date.now() / 1000 + clock);
+    for (const slot of pool.splice(0)) slot.element.remove();
     fill(head, ...columns.map((column) => {
-      const cell = h("div", { class: "bt-cell", role: "columnheader", title: column.title }, column.sort
+      column.cell = h("div", { class: `bt-cell${column.number ? " bt-number" : ""}`, role: "columnheader", title: column.title }, column.sort
         ? h("button", { type: "button", class: "bt-sort", onclick: () => sortBy(column.sort) }, column.name, h("span", { class: "bt-arrow" }))
         : column.name);
-      column.cell = cell;
-      if (column.number) cell.classList.add("bt-number");
-      return cell;
+      return column.cell;
     }));
     grid.setAttribute("aria-colcount", columns.length);
     showOrder();
   }
-
   function widen(rows) {
-    let wider = false;
-    for (const [place, column] of columns.entries()) {
-      // Numbers stand below each other, digit by digit.
-      if (column.number === undefined && rows.some((row) => row && column.text(row)))
-        setNumber(place, rows.every((row) => !row || column.text(row) === "" || !Number.isNaN(Number(column.text(row)))));
-      const longest = Math.min(column.most ?? 26, Math.max(0, ...rows.map((row) => (row ? column.text(row).length + 2 : 0))));
-      if (longest > column.width) [column.width, wider] = [longest, true];
-    }
-    if (wider || !pane.style.getPropertyValue("--bt-columns"))
-      pane.style.setProperty("--bt-columns", columns.map(({ width, grows }) => (grows ? `minmax(${width}ch, 1fr)` : `${width}ch`)).join(" "));
-  }
-
-  function setNumber(place, yes) {
-    columns[place].number = yes;
-    for (const cell of [columns[place].cell, ...pool.map((slot) => slot.cells[place])]) cell.classList.toggle("bt-number", yes);
-  }
-
-  function runtime(row) {
-    if (row.state === "RUNNING" && row.started) return taskSpan(Date.now() / 1000 + clock - row.started);
-    return row.runtime === null ? "" : taskSpan(row.runtime);
+    for (const place of numberColumns(columns, rows))
+      for (const cell of [columns[place].cell, ...pool.map((slot) => slot.cells[place])]) cell.classList.toggle("bt-number", columns[place].number);
+    if (widenColumns(columns, rows) || !pane.style.getPropertyValue("--bt-columns")) pane.style.setProperty("--bt-columns", columnsTemplate(columns));
   }
 
   // -- what is asked --------------------------------------------------------------------------------------------
@@ -129,8 +90,8 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     for (const chip of chips) chip.setAttribute("aria-pressed", view.states.has(chip.state));
     pages = new Map();
     known = { ...known, version: null, total: 0, looked: 0, complete: false };
-    [top, at, dirty, lastScroll, heading] = [0, -1, true, 0, 0];
-    grid.scrollTop = 0;
+    [at, dirty] = [-1, true];
+    scroll.reset();
     fill(acts);
     showOrder();
     paintSoon();
@@ -157,11 +118,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   }
 
   const question = () => ({ line: view.line, states: [...view.states], order: view.order, descending: view.descending });
-  const visible = () => {
-    const first = Math.min(Math.max(0, Math.floor(top / TASKS_ROW)), Math.max(0, known.total - 1));
-    return [first, Math.min(known.total, first + Math.ceil(rowsHeight() / TASKS_ROW) + 1)];
-  };
-  const rowsHeight = () => Math.max(0, grid.clientHeight - TASKS_ROW);
+  const visible = () => scroll.visible();
   const rowAt = (index) => pages.get(Math.floor(index / TASKS_PAGE))?.rows[index % TASKS_PAGE];
 
   /** The page that is most wanted: one in view that is not there or may have changed, else the next in our way. */
@@ -175,8 +132,8 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       if (there.old) old ??= page;
     }
     if (old !== null || !known.complete) return old;
-    const next = Math.floor((heading > 0 ? last + TASKS_AHEAD : first - TASKS_AHEAD) / TASKS_PAGE);
-    return heading && next >= 0 && next * TASKS_PAGE < known.total && !pages.has(next) ? next : null;
+    const next = Math.floor((scroll.heading > 0 ? last + TASKS_AHEAD : first - TASKS_AHEAD) / TASKS_PAGE);
+    return scroll.heading && next >= 0 && next * TASKS_PAGE < known.total && !pages.has(next) ? next : null;
   }
 
   async function look() {
@@ -229,47 +186,9 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     input.setAttribute("aria-invalid", text !== "");
   }
 
-  // -- scrolling ------------------------------------------------------------------------------------------------
-  const height = () => known.total * TASKS_ROW;
-  const furthest = () => Math.max(0, height() - rowsHeight());
-  const scrollable = () => Math.max(1, sizer.offsetHeight - grid.clientHeight);
-  const scaled = () => height() > TASKS_HIGHEST;
-
-  function scrolled() {
-    const scroll = grid.scrollTop;
-    const moved = scroll - lastScroll;
-    if (scroll === lastScroll) return;
-    lastScroll = scroll;
-    heading = Math.abs(moved) < grid.clientHeight ? Math.sign(moved) : 0;
-    if (!scaled()) top = scroll;
-    else if (scroll <= 0) top = 0;
-    else if (scroll >= scrollable() - 1) top = furthest();
-    else if (Math.abs(moved) < grid.clientHeight) top = Math.min(furthest(), Math.max(0, top + moved));
-    else top = Math.round((scroll / scrollable()) * furthest());
-    if (scaled()) {
-      clearTimeout(idleTimer);
-      idleTimer = setTimeout(align, 300);
-    }
-    paintSoon();
-    lookSoon();
-  }
-  /** Bring the scroll bar to where the rows in view are. */
-  function align() {
-    const share = scaled() ? (top / Math.max(1, furthest())) * scrollable() : top;
-    if (Math.abs(grid.scrollTop - share) >= 1) grid.scrollTop = share;
-    lastScroll = grid.scrollTop;
-  }
   function lookSoon() {
     clearTimeout(lookTimer);
     lookTimer = setTimeout(look, asking ? 60 : 15);
-  }
-  function reveal(index) {
-    const y = index * TASKS_ROW;
-    if (y < top) top = y;
-    else if (y + TASKS_ROW > top + rowsHeight()) top = Math.min(furthest(), y + TASKS_ROW - rowsHeight());
-    align();
-    paintSoon();
-    look();
   }
 
   // -- painting -------------------------------------------------------------------------------------------------
@@ -277,7 +196,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     frame ??= requestAnimationFrame(() => { frame = null; if (!closed) paint(); });
   }
   function paint() {
-    const tall = Math.min(height(), TASKS_HIGHEST) + TASKS_ROW;
+    const tall = scroll.height() + TASKS_ROW;
     if (sizer.tall !== tall || sizer.complete !== known.complete) {
       [sizer.tall, sizer.complete] = [tall, known.complete];
       // A table that grows and shrinks while it is searched would make the page jump.
@@ -286,7 +205,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       grid.style.height = `min(${(rows + 1) * TASKS_ROW + 14}px, var(--bt-tasks-height, 22em))`;
       sizer.style.height = `${tall}px`;
       grid.setAttribute("aria-rowcount", known.total + 1);
-      top = Math.min(top, furthest());
+      scroll.keepWithin();
     }
     pane.style.height = `${grid.clientHeight}px`;
     const [first, last] = visible();
@@ -297,7 +216,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       const slot = pool[index % pool.length];
       shown.add(slot);
       slot.element.hidden = false;
-      slot.element.style.transform = `translateY(${index * TASKS_ROW - top}px)`;
+      slot.element.style.transform = `translateY(${index * TASKS_ROW - scroll.top}px)`;
       paintRow(slot, index, rowAt(index));
     }
     for (const slot of pool) if (!shown.has(slot)) slot.element.hidden = true;
@@ -355,18 +274,20 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     const may = (...some) => view.states.size === 0 || some.some((state) => view.states.has(state));
     fill(acts,
       may("FAILED", "USER_KILLED") ? askFirst("Retry…", () => `Run again those of the ${these()} found that failed or were killed?`, "Retry", () => link.ask("tasks.retry", now()), changed) : null,
-      may("WAITING", "RUNNING") ? askFirst("End…", () => `End those of the ${these()} found that have not ended?`, "End them", () => link.ask("tasks.kill", now()), changed) : null);
+      may("WAITING", "RUNNING") ? askFirst("Kill…", () => `Kill those of the ${these()} found that have not ended?`, "Kill them", () => link.ask("tasks.kill", now()), changed) : null);
   }
 
   // -- keys and clicks ------------------------------------------------------------------------------------------
   function keyed(event) {
     if (event.target !== grid || event.ctrlKey || event.metaKey || event.altKey) return;
-    const rows = Math.max(1, Math.floor(rowsHeight() / TASKS_ROW) - 1);
+    const rows = Math.max(1, Math.floor(scroll.rowsHeight() / TASKS_ROW) - 1);
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: rows, PageUp: -rows, Home: -Infinity, End: Infinity };
     if (event.key in steps) {
       const from = at < 0 ? visible()[0] - (steps[event.key] > 0 ? 1 : 0) : at;
       at = Math.max(0, Math.min(known.total - 1, from + steps[event.key]));
-      reveal(at);
+      scroll.reveal(at);
+      paintSoon();
+      look();
     } else if (event.key === "Enter" && at >= 0 && rowAt(at)) open(rowAt(at).id);
     else if (event.key === "Escape" && detail) shut();
     else if (event.key === "/") { input.focus(); input.select(); }
@@ -404,8 +325,8 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   }
   let waiting = false;
   const offWaiting = link.onWaiting((now) => { waiting = now; paintSoon(); });
-  const watcher = new IntersectionObserver(([entry]) => {
-    seen = entry.isIntersecting;
+  const watcher = new IntersectionObserver((entries) => {
+    seen = entries.at(-1).isIntersecting; // several changes may come together, the last one last
     detail?.look(seen);
     if (seen) { paintSoon(); look(); }
   });
@@ -430,13 +351,14 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     open,
     close() {
       closed = true;
+      scroll.close();
       detail?.close();
       watcher.disconnect();
       document.removeEventListener("visibilitychange", look);
       sizeWatcher.disconnect();
       offWaiting();
       clearInterval(ticker);
-      for (const timer of [lookTimer, idleTimer, input.timer, changed.timer]) clearTimeout(timer);
+      for (const timer of [lookTimer, input.timer, changed.timer]) clearTimeout(timer);
       box.remove();
     },
   };

@@ -1,9 +1,10 @@
 // How times read, and a button that asks before it does something.
 import { fill, h } from "./dom.js";
 
-/** 0.0123 → "12 ms", 75 → "1 min 15 s". */
-export function taskSpan(seconds) {
+/** 0.0123 → "12 ms", 75 → "1 min 15 s"; `coarse`: without parts of a second. */
+export function taskSpan(seconds, coarse = false) {
   if (seconds === null || seconds === undefined) return "";
+  if (coarse && seconds < 60) return `${Math.floor(seconds)} s`;
   if (seconds < 0.9995) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 59.95) return `${seconds.toFixed(seconds < 9.995 ? 2 : 1)} s`;
   const whole = Math.round(seconds);
