@@ -6,7 +6,7 @@ import datetime
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from numbers import Real
@@ -40,13 +40,15 @@ class Axis:
     name: str
     kind: str = "number"
     log: bool = False
+    _texts: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """The whole text of each name, by its label."""
 
     def place(self, cell: Any) -> Place | None:
         """Where a cell lies; None where it is missing, or nothing that this axis shows."""
         if cell is None or (isinstance(cell, float) and math.isnan(cell)):
             return None
         if self.kind == "name":
-            return label(cell) if _kind_of(type(cell)) in ("name", "number") else None
+            return self._label(cell) if _kind_of(type(cell)) in ("name", "number") else None
         if _kind_of(type(cell)) != self.kind:
             return None
         try:
@@ -54,6 +56,15 @@ class Axis:
         except (OverflowError, ValueError):  # more than a float holds; a date before the year 1
             return None
         return number if math.isfinite(number) and not (self.log and number <= 0) else None
+
+    def _label(self, cell: Any) -> str:
+        """Its label; numbered, if another long name has the same."""
+        text, short = str(cell), label(cell)
+        unique, number = short, 1
+        while self._texts.setdefault(unique, text) != text:
+            number += 1
+            unique = f"{short} ({number})"
+        return unique
 
 
 def _number(cell: Any) -> float:

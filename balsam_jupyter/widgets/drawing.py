@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,8 +14,8 @@ BLUE, GREY = "#0072B2", "#9A9A9A"
 # Okabe and Ito's colours (jfly.uni-koeln.de/color) but for black, which a dark page swallows; told apart by anyone.
 NAMED = (BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 OTHERS = "others"
-# Viridis, from its first colour to its last.
-SHADES = ("#440154", "#482878", "#3E4989", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6DCD59", "#B4DE2C", "#FDE725")
+# Viridis without its ends, which a dark page and a light one swallow.
+SHADES = ("#4F4A96", "#355F8D", "#2A788E", "#21918C", "#22A884", "#44BF70", "#7AD151", "#BDDF26")
 
 
 @dataclass
@@ -45,6 +46,16 @@ class Drawing:
         """What is shown, in one line."""
         return " · ".join(self.notes)
 
+    @property
+    def said(self) -> list[str]:
+        """What is said where nothing is, in lines."""
+        return textwrap.wrap(self.empty, 76)
+
+    @property
+    def marks(self) -> int:
+        """How many things the page has to draw."""
+        return 0
+
 
 @dataclass
 class Scatter(Drawing):
@@ -54,6 +65,11 @@ class Scatter(Drawing):
     y: Axis = field(default_factory=lambda: Axis(""))
     shade: Axis | None = None
     series: list[Series] = field(default_factory=list)
+
+    @property
+    def marks(self) -> int:
+        """The points."""
+        return sum(len(one.tasks) for one in self.series)
 
 
 @dataclass
@@ -86,6 +102,11 @@ class Parallel(Drawing):
     rows: list[list[float | None]] = field(default_factory=list)
     limits: tuple[float, float] = (0.0, 1.0)
     """Of the colours."""
+
+    @property
+    def marks(self) -> int:
+        """The points on all axes."""
+        return len(self.rows) * len(self.scales)
 
 
 @dataclass

@@ -17,6 +17,7 @@ _LINE_CHUNK = 50
 _EDGE = "rgba(128,128,128,0.55)"
 _GRID = "rgba(128,128,128,0.22)"
 _SCALE = [[at / (len(SHADES) - 1), colour] for at, colour in enumerate(SHADES)]
+_BELOW = {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"}  # of the legend, where a colour bar has its place
 
 Traces = dict[tuple[str, int], dict[str, Any]]
 """Plotly's traces by series and number of the chunk."""
@@ -50,10 +51,10 @@ def layout(drawing: Drawing) -> dict[str, Any]:
         "title": {
             "text": f'{text(drawing.title)}<br><span style="font-size:12px">{text(drawing.line) or " "}</span>',
             "font": {"size": 15},
-            **{"x": 0.0, "xref": "paper", "xanchor": "left", "y": 1.0, "yref": "container", "yanchor": "top"},
-            "pad": {"t": 8},
+            **{"x": 0.0, "xref": "paper", "xanchor": "left", "y": 0.965, "yref": "container", "yanchor": "top"},
         },
         "hovermode": "closest",
+        "hoverdistance": 12,
         "hoverlabel": {"align": "left", "namelength": 0},
         "uirevision": "kept",  # what the user has zoomed to stays as points come
         "legend": {"itemsizing": "constant", "tracegroupgap": 0, "title": {"text": ""}},
@@ -62,14 +63,20 @@ def layout(drawing: Drawing) -> dict[str, Any]:
     }
     if drawing.empty:
         place = {"x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper", "showarrow": False}
-        found["annotations"] = [{"text": text(drawing.empty), "font": {"size": 14}, **place}]
+        found["annotations"] = [{"text": text("\n".join(drawing.said)), "font": {"size": 14}, **place}]
     if isinstance(drawing, Parallel):
         return found | _parallel(drawing, found)
     assert isinstance(drawing, Scatter | Heatmap)
     bare = {"showticklabels": False, "showgrid": False, "ticks": ""} if drawing.empty else {}
     found["xaxis"], found["yaxis"] = {**_axis(drawing.x), **bare}, {**_axis(drawing.y), **bare}
+    if isinstance(drawing, Heatmap):
+        for axis, places in (("xaxis", drawing.columns), ("yaxis", drawing.lines)):
+            found[axis]["showgrid"] = False
+            if drawing.columns and len(places) <= 12 and getattr(drawing, axis[0]).kind == "number":
+                found[axis]["tickvals"] = places
     if drawing.shade and drawing.shade.kind != "name":
         found["coloraxis"] = _bar(drawing.shade)
+        found["legend"] |= _BELOW
     elif drawing.shade:
         found["legend"]["title"]["text"] = text(drawing.shade.name)
     return found
@@ -220,6 +227,7 @@ def _parallel(drawing: Parallel, found: dict[str, Any]) -> dict[str, Any]:
     }
     if drawing.shade and drawing.shade.kind != "name":
         low, high = drawing.limits
+        more["legend"] = {**found["legend"], **_BELOW}
         more["coloraxis"] = {**_bar(drawing.shade), "cmin": low, "cmax": high if high > low else low + 1}
     elif drawing.shade:
         more["legend"] = {**found["legend"], "title": {"text": text(drawing.shade.name)}}

@@ -10,6 +10,12 @@ import plotly.graph_objects as go
 class Figure(go.FigureWidget):  # type: ignore[misc]  # plotly has no types
     """As plotly's, but a page that is opened later gets what there is then; plotly's keeps the state of its display."""
 
+    _config: dict[str, Any]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._config = {**self._config, "responsive": True, "displaylogo": False}
+
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:
         """The state of the widget, with the traces and the layout as they are now."""
         state: dict[str, Any] = super().get_state(key, drop_defaults)

@@ -12,7 +12,7 @@ from .columns import Axis, Place, axis, shown
 from .drawing import GREY, OTHERS, Drawing, Heatmap, Parallel, Scale, Scatter, Series, colours, steps
 from .sample import Sample
 
-POINTS, LINES, GRID = 5_000, 1_000, 40
+POINTS, LINES, GRID = 5_000, 500, 40
 """Most points, most parallel lines, and most columns and lines of a heat map; more are sampled, or put together."""
 
 
@@ -34,7 +34,7 @@ def _said(sample: Sample, number: int, what: str, lacking: str) -> list[str]:
     here = len(sample.tasks)
     notes = [many(number, what)]
     if here < sample.ended:
-        notes.append(f"of a random {here:,} of the {sample.ended:,} rows that have ended")
+        notes.append(f"a random {here:,} of the {sample.ended:,} rows that have ended")
     if here > number:
         notes.append(f"{many(here - number, 'row')} without {lacking}")
     if sample.ended < sample.total:

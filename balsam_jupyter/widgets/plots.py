@@ -28,6 +28,7 @@ log.addHandler(logging.NullHandler())  # nothing may print from our thread into 
 PERIOD_S = 1.0
 """Least time between two pictures."""
 _SHARE = 20  # a picture that took a second to make is followed by so many seconds of rest
+_MARKS_A_SECOND = 300  # nor does it draw more than this, or a page that draws 3,000 would be busy with nothing else
 _SAVED_S = 30.0  # between two pictures for the saved notebook
 
 
@@ -228,7 +229,8 @@ class ResultPlot:
                     save = not unended or began > saved + _SAVED_S
                     saved = began if save else saved
                     self._show(drawing, save)
-            news.closed.wait(max(PERIOD_S, _SHARE * (time.monotonic() - began)))
+            marks = self._drawing.marks
+            news.closed.wait(max(PERIOD_S, _SHARE * (time.monotonic() - began), marks / _MARKS_A_SECOND))
 
     def _show(self, drawing: Drawing, save: bool) -> None:
         self._drawing = drawing

@@ -33,10 +33,10 @@ class _Measure:
             self.marks = [((at + 0.5) / number, name) for name, at in self.names.items() if at % every == 0]
             return
         numbers = [float(place) for place in places] or [1.0, 10.0]
-        along = [self._along(number) for number in (min(numbers), max(numbers))]
-        pad = 0.04 * (along[1] - along[0]) or 0.04 * abs(along[0]) or 0.5
-        self.low, self.high = along[0] - pad, along[1] + pad
-        ticks = decades(min(numbers), max(numbers)) if axis.log else steps(*along)
+        low, high = self._along(min(numbers)), self._along(max(numbers))
+        pad = 0.04 * (high - low) or 0.04 * abs(low) or 0.5
+        self.low, self.high = low - pad, high + pad
+        ticks = decades(min(numbers), max(numbers)) if axis.log else steps(low, high)
         inside = [tick for tick in ticks if self.low <= self._along(tick) <= self.high]
         self.marks = [(self.share(tick), said(axis, tick)) for tick in inside]
 
@@ -52,8 +52,8 @@ class _Measure:
 def svg(drawing: Drawing) -> str:
     """The drawing as a picture."""
     parts = [_text(_LEFT, 20, drawing.title, size=15), _text(_LEFT, 40, drawing.line, size=12)]
-    if drawing.empty:
-        parts.append(_text(_LEFT + _WIDE / 2, _TOP + _HIGH / 2, drawing.empty, "middle", 14))
+    for at, said_here in enumerate(drawing.said):
+        parts.append(_text(_LEFT + _WIDE / 2, _TOP + _HIGH / 2 + 20 * at, said_here, "middle", 13))
     if isinstance(drawing, Scatter):
         parts += _scatter(drawing)
     elif isinstance(drawing, Parallel):
@@ -70,7 +70,7 @@ def image(drawing: Drawing) -> str:
     """The picture as an image tag; untrusted notebooks show no inline SVG."""
     picture = base64.b64encode(svg(drawing).encode()).decode()
     told = escape(f"{drawing.title}: {drawing.empty or drawing.line}")
-    return f'<img alt="{told}" width="{WIDTH}" height="{HEIGHT}" src="data:image/svg+xml;base64,{picture}">'
+    return f'<img alt="{told}" width="{WIDTH}" style="max-width:100%" src="data:image/svg+xml;base64,{picture}">'
 
 
 def _text(x: float, y: float, said: str, anchor: str = "start", size: int = 11, turn: bool = False) -> str:

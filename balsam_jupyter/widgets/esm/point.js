@@ -100,19 +100,30 @@ export default () => {
         const [title, ...known] = String(point.hovertext ?? point.text ?? "").split("<br>");
         open(pointText(title), pointText(known.join("\n")), "task", { task: Number(point.customdata) });
       };
+      // plotly measures its box when it draws, which may be before the box has its width; and when the window changes.
+      const fit = () => {
+        const wide = heard?.clientWidth ?? 0;
+        const free = heard && heard.layout?.width == null;
+        if (free && wide > 0 && Math.abs(heard._fullLayout.width - wide) > 2) window.dispatchEvent(new Event("resize"));
+      };
       const listen = () => {
         const plot = plotBeside(el);
-        if (!plot || plot === heard) return;
-        heard = plot;
-        plot.on("plotly_click", clicked);
-        describe();
+        if (plot && plot !== heard) {
+          heard = plot;
+          plot.on("plotly_click", clicked);
+          describe();
+        }
+        fit();
       };
+      const watcher = new ResizeObserver(fit);
+      watcher.observe(el);
       const timer = setInterval(listen, 500);
       model.on("change:told", describe);
       listen();
 
       return () => {
         clearInterval(timer);
+        watcher.disconnect();
         unwait();
         model.off("change:told", describe);
         heard?.removeListener?.("plotly_click", clicked);
