@@ -22,10 +22,10 @@ from ...errors import BadInput, BalsamJupyterError, NotFound, many
 from ...status import queued_behind
 from ...submission import check_name, newest
 from .options import DESIGN, NAME, PAIRS, SUBMISSION, WORDS, Option, read_all
-from .reading import CHOICE, NUMBER, TEXT, WHOLE, field_of
+from .reading import CHOICE, NUMBER, TEXT, WHOLE, cut, field_of
 from .request import Block, Code, Rows, Submission
 from .ways import BY_NAME, MOST, WAYS, Values, Wrong, values
-from .written import source
+from .written import imported, source
 
 if TYPE_CHECKING:
     from ...executor import BalsamExecutor
@@ -213,7 +213,8 @@ class SweepModel(Form):
                 "": f"{rows.count():,} rows: a form submits {MOST:,} at most. Give fewer values, or "
                 "submit parts of the sweep under one name, one after the other."
             })  # fmt: skip
-        return Submission(self.executor.site.name, self.app.name, rows, options, SUBMISSION)
+        imports = {imported(one.choices) for one in self.fields if one.name in found} - {""}
+        return Submission(self.executor.site.name, self.app.name, rows, options, SUBMISSION, sorted(imports))
 
     def _values(self, given: Mapping[str, Any], errors: dict[str, str]) -> dict[str, Values]:
         found: dict[str, Values] = {}
@@ -259,7 +260,7 @@ class SweepModel(Form):
             return {"errors": {}, "price": price, "more": f"{many(count, 'row')}, made when they are submitted."}
         first = [check_parameters(self.app, row) for row in islice(rows.sweep(), _SHOWN)]
         columns = [name for name in self.app.parameters if name in rows.values]
-        cells = [[_cell(row[name]) for name in columns] for row in first]
+        cells = [[cut(source(row[name])) for name in columns] for row in first]
         left = count - len(first)
         return {
             "errors": {},
@@ -282,11 +283,6 @@ class SweepModel(Form):
                 if repr(one.name) in about or f"parameter {one.name}" in about.lower():
                     return {f"values.{one.name}": str(error)}
         return super().blamed(error)
-
-
-def _cell(value: Any) -> str:
-    text = source(value)
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 class AllocationModel(Form):

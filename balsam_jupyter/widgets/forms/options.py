@@ -88,7 +88,7 @@ DESIGN = (
           choices=("paired one by one",)),
     Field("rows", WHOLE, "Rows drawn", "from the distributions", default="100"),
     Field("seed", WHOLE, "Seed", "another one gives other rows", default="1"),
-    Field("sampler", CHOICE, "Drawn", "how the rows are spread", default="at random",
+    Field("sampler", CHOICE, "Design", "how the drawn rows are spread", default="at random",
           choices=("latin_hypercube", "sobol")),
 )  # fmt: skip
 """How the values of several parameters make rows."""

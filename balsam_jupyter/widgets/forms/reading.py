@@ -17,6 +17,7 @@ TEXT, WHOLE, NUMBER, CHOICE, ANY = "text", "whole", "number", "choice", "any"
 _NOT_PYTHON = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError, OverflowError)
 _CLOSES = {"(": ")", "[": "]", "{": "}"}
 _LONG = 1000
+_CELL = 60
 _BEFORE_QUOTES = ("", *"([{,:=")
 _WHOLE = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
 _OPTIONAL = re.compile(r"Optional\[(.*)\]")
@@ -89,7 +90,7 @@ def field_of(name: str, parameter: Parameter) -> Field:
     kind = CHOICE if choices else _KINDS.get(next(iter(words)), ANY) if len(words) == 1 else ANY
     if words == {"int", "float"}:
         kind = NUMBER
-    default = "" if parameter.required else shown(parameter.default) if choices else source(parameter.default)
+    default = "" if parameter.required else shown(parameter.default) if choices else cut(source(parameter.default))
     type_ = "" if parameter.choices else parameter.type  # which would say them once more
     return Field(
         name, kind, name, parameter.help, type_, parameter.required, default, optional and not choices, choices
@@ -99,6 +100,12 @@ def field_of(name: str, parameter: Parameter) -> Field:
 def shown(value: Any) -> str:
     """A choice in words."""
     return value if isinstance(value, str) and value.strip() == value != "" else source(value)
+
+
+def cut(text: str) -> str:
+    """A text as it fits into a cell of a table."""
+    line = " ".join(text.split())
+    return line if len(line) <= _CELL else line[: _CELL - 1] + "…"
 
 
 def whole(text: str) -> int:

@@ -131,23 +131,23 @@ class Submission:
     rows: Rows
     options: Mapping[str, Any]
     known: Sequence[Option]
+    imports: Sequence[str] = ()
+    """What the values need that is not the notebook's own; a magic cannot import."""
 
     def submit(self, executor: BalsamExecutor) -> Ensemble:
         """Do it."""
-        return executor.submit_sweep(self.app, self.rows.sweep(), **self._arguments())
+        return executor.submit_sweep(self.app, self.rows.sweep(), **self.options)
 
     def code(self, current: bool) -> Code:
         """The code that does the same; a magic only if the site is the current one, to which magics go."""
         return Code(self._magic() if current else None, self._python())
 
-    def _arguments(self) -> dict[str, Any]:
-        return dict(self.options)
-
     def _python(self) -> str:
         rows, needed = self.rows.python()
         lines = ["from balsam_jupyter import BalsamExecutor"]
         lines += [f"from balsam_jupyter.sweep import {', '.join(needed)}"] if needed else []
-        named = [f"{name}={source(value)}" for name, value in self._arguments().items()]
+        lines += self.imports
+        named = [f"{name}={source(value)}" for name, value in self.options.items()]
         given = [source(self.app), rows.replace("\n", "\n    "), *named]
         made = call(f"BalsamExecutor({source(self.site)}).submit_sweep", given)
         return "\n".join([*lines, made])
@@ -155,7 +155,7 @@ class Submission:
     def _magic(self) -> str | None:
         app = word(self.app)
         words = on_line(self.known, self.options)
-        if app is None or words is None or self.rows.drawn:
+        if app is None or words is None or self.rows.drawn or self.imports:
             return None
         if not all(map(is_magic_name, self.rows.values)):
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from keyword import iskeyword
 from typing import Any
@@ -34,6 +34,12 @@ def source(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{source(key)}: {source(one)}' for key, one in value.items())}}}"
     return repr(value)
+
+
+def imported(choices: Sequence[Any]) -> str:
+    """The import that choices of an Enum need; "" if they need none, or the notebook has them."""
+    kinds = [type(one) for one in choices if isinstance(one, Enum) and type(one).__module__ != "__main__"]
+    return f"from {kinds[0].__module__} import {kinds[0].__qualname__.partition('.')[0]}" if kinds else ""
 
 
 def word(text: str) -> str | None:
