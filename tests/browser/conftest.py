@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lab import Browser, Lab, Notebook, chromium
 from probe import SCRIPT
 
-PICTURES = Path(__file__).resolve().parents[2] / "build" / "screenshots"
+from balsam_jupyter import open_site
+from balsam_jupyter.engines.embedded.site import known_sites
+from tests.conftest import LIVE
 
-# A site of its own name, a launcher that has begun, and an ensemble of which every tenth task fails.
-SETUP = """
-import time
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, open_site
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "build" / "screenshots"
 
-class Wave(ApplicationDefinition):
-    def run(self, x: int, T: int = 300, takes: float = 0.1):
-        time.sleep(takes)
-        if x % 10 == 7:
-            raise ValueError(f"<img src=x onerror='window.harmed=1'> has no state {{x}}")
-        return {{"height": x * T, "width": x % 7}}
-
-exctr = BalsamExecutor(open_site({site!r}))
-ensemble = exctr.submit_sweep(Wave, Sweep.grid(x=range({tasks}), takes=[{takes}]), name="waves")
-if not any(one.state == "running" for one in exctr.site.engine.allocations()):
-    exctr.submit_allocation({site!r}, 1, 30, job_mode="serial")
+# Run by every kernel: each folder of notebooks has its own list of sites.
+HOME = """
+import os
+os.environ["BALSAM_JUPYTER_HOME"] = os.path.abspath("home")
 """
 
 
@@ -42,8 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with Lab(tmp_path_factory.mktemp("lab")) as started:
-        yield started
+    made = Lab(tmp_path_factory.mktemp("lab"), {"PYTHONPATH": str(ROOT)})
+    startup = made.state / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "home.py").write_text(HOME)
+    with made:
+        yield made
 
 
 # Of the package, not of the session: while Playwright is there, no other test can have an event loop.
@@ -54,14 +50,29 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
-    """Open a notebook of these cells; its first is `SETUP` at a site of the test's own."""
-    opened: list[Notebook] = []
-    site = "-".join(["at", *request.node.name.split("_")[1:3]])[:30].strip("-")
+def folder(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder for a test's notebook, below the server's. Its sites are its own; no launcher outlives the test."""
+    made = lab.root / request.node.name.removeprefix("test_")[:40]
+    made.mkdir()
+    yield made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BALSAM_JUPYTER_HOME", str(made / "home"))
+        for name in known_sites():
+            engine = open_site(name).engine
+            for allocation in engine.allocations():
+                if allocation.state in LIVE:
+                    assert engine.revoke(allocation.id, 30.0)
+            engine.close()
 
-    def open_it(*cells: str, tasks: int = 40, takes: float = 0.05) -> Notebook:
-        setup = SETUP.format(site=site, tasks=tasks, takes=takes)
-        opened.append(browser.open(lab, lab.write(f"{site}-{len(opened)}.ipynb", setup, *cells)))
+
+@pytest.fixture
+def open_notebook(lab: Lab, browser: Browser, folder: Path) -> Iterator[Callable[..., Notebook]]:
+    """Open a notebook with these cells, or one that is in the folder by its name."""
+    opened: list[Notebook] = []
+
+    def open_it(*cells: str, name: str = "") -> Notebook:
+        path = f"{folder.name}/{name or f'notebook-{len(opened)}.ipynb'}"
+        opened.append(browser.open(lab, path if name else lab.write(path, *cells)))
         return opened[-1]
 
     yield open_it
@@ -69,28 +80,11 @@ def open_notebook(lab: Lab, browser: Browser, request: pytest.FixtureRequest) ->
         notebook.close()
 
 
-@pytest.fixture(scope="package", autouse=True)
-def no_launcher_stays(lab: Lab) -> Iterator[None]:
-    """End the allocations of all sites of the lab."""
-    yield
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BALSAM_JUPYTER_HOME", lab.env["BALSAM_JUPYTER_HOME"])
-        from balsam_jupyter import open_site
-        from balsam_jupyter.engines.embedded.site import known_sites
-
-        for name in known_sites():
-            site = open_site(name)
-            for allocation in site.engine.allocations():
-                if allocation.state in ("pending_submission", "queued", "running", "pending_deletion"):
-                    assert site.engine.revoke(allocation.id, 30.0)
-            site.close()
-
-
 @pytest.fixture
-def photograph(request: pytest.FixtureRequest) -> Callable[[Notebook, str], None]:
+def photograph() -> Callable[[Notebook, str], None]:
     """Keep a picture of the page, in light and in dark theme, in build/screenshots."""
 
-    def take(notebook: Notebook, name: str, settled: Any = None) -> None:
+    def take(notebook: Notebook, name: str) -> None:
         PICTURES.mkdir(parents=True, exist_ok=True)
         for theme in ("Dark", "Light"):
             notebook.theme(theme)

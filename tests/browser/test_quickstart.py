@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lab import Browser, Lab, Notebook
+from lab import Notebook
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "01-quickstart.ipynb"
 FIGURE = ".js-plotly-plot"
@@ -19,14 +19,12 @@ SHOWN = f"""Object.fromEntries((document.querySelector('{FIGURE}')?.data ?? [])
 
 
 @pytest.fixture
-def notebook(lab: Lab, browser: Browser) -> Iterator[Notebook]:
-    shutil.copy(NOTEBOOK, lab.root)
-    opened = browser.open(lab, NOTEBOOK.name)
-    yield opened
-    opened.close()
+def notebook(open_notebook: Callable[..., Notebook], folder: Path) -> Notebook:
+    shutil.copy(NOTEBOOK, folder)
+    return open_notebook(name=NOTEBOOK.name)
 
 
-def test_quickstart_is_live_and_then_lasts(notebook: Notebook, lab: Lab) -> None:
+def test_quickstart_is_live_and_then_lasts(notebook: Notebook, folder: Path) -> None:
     allocate, watch, wait = (notebook.find(f"%balsam_{what}") for what in ("allocate -n", "watch eos", "wait eos"))
     last = notebook.last_code_cell()
 
@@ -53,7 +51,7 @@ def test_quickstart_is_live_and_then_lasts(notebook: Notebook, lab: Lab) -> None
     notebook.scroll(watch)
     notebook.wait_for(PICTURE)
     notebook.save()
-    saved = json.loads((lab.root / NOTEBOOK.name).read_text())
+    saved = json.loads((folder / NOTEBOOK.name).read_text())
     outputs = [output for cell in saved["cells"] for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
     assert "widgets" not in saved["metadata"]

@@ -5,9 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-import pytest
 from lab import Lab, Notebook
 
+# A launcher that has begun, and an ensemble of which every tenth task fails.
+SETUP = """
+import time
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, open_site
+
+class Wave(ApplicationDefinition):
+    def run(self, x: int):
+        time.sleep(0.05)
+        if x % 10 == 7:
+            raise ValueError(f"<img src=x onerror='window.harmed=1'> has no state {x}")
+        return {"height": x * x}
+
+exctr = BalsamExecutor(open_site("here", "site"))
+ensemble = exctr.submit_sweep(Wave, Sweep.grid(x=range(TASKS)), name="waves")
+if not exctr.site.engine.allocations():
+    exctr.submit_allocation("here", 1, 30, job_mode="serial")
+"""
 WATCH = "ensemble.watch()"
 LIVE = ".bj-live"
 STILL = ".bj-still img[src^='data:image/svg']"
@@ -15,6 +31,10 @@ ENDED = "parseInt((document.querySelector('.bj-live .bj-done')?.textContent ?? '
 
 Open = Callable[..., Notebook]
 Photograph = Callable[[Notebook, str], None]
+
+
+def setup(tasks: int) -> str:
+    return SETUP.replace("TASKS", str(tasks))
 
 
 def ended(notebook: Notebook) -> int:
@@ -47,10 +67,8 @@ def painted(notebook: Notebook) -> int:
     return number
 
 
-def test_dashboard_is_live_through_reload_and_restart(
-    open_notebook: Open, lab: Lab, photograph: Photograph, request: pytest.FixtureRequest
-) -> None:
-    notebook = open_notebook(WATCH, tasks=2000)
+def test_dashboard_is_live_through_reload_and_restart(open_notebook: Open, lab: Lab, photograph: Photograph) -> None:
+    notebook = open_notebook(setup(2000), WATCH)
     show(notebook, 0, 1)
     notebook.wait_for(f"{LIVE} canvas")
     notebook.wait_until(f"{ENDED} > 0")  # no cell runs by now
@@ -75,7 +93,7 @@ def test_dashboard_is_live_through_reload_and_restart(
     notebook.reload()
     notebook.scroll(1)
     notebook.wait_for(STILL)
-    assert "rror" not in visible(notebook, 1)
+    assert "rror" not in notebook.output(1)
 
     # The one line brings it back, with what happened meanwhile.
     show(notebook, 0, 1)
@@ -83,7 +101,7 @@ def test_dashboard_is_live_through_reload_and_restart(
     assert not notebook.page.locator(STILL).is_visible()
 
     # A button says what it will do, and does it then; when all has ended the view says so.
-    notebook.page.get_by_role("button", name="Kill").click()
+    notebook.page.get_by_role("button", name="Kill…").click()
     question = notebook.wait_for(f"{LIVE} .bj-confirm")
     assert "not ended" in question.inner_text()
     question.get_by_role("button", name="Kill").click()
@@ -104,12 +122,8 @@ def outputs_of(cell: int) -> str:
     return f"window.jupyterapp.shell.currentWidget.content.widgets[{cell}].model.outputs.toJSON()"
 
 
-def visible(notebook: Notebook, cell: int) -> str:
-    return notebook.output(cell)
-
-
 def test_text_of_tasks_is_text(open_notebook: Open) -> None:
-    notebook = open_notebook("ensemble.wait()", WATCH, tasks=10)
+    notebook = open_notebook(setup(10), "ensemble.wait()", WATCH)
     show(notebook, 0, 1, 2)
     shape = notebook.wait_for(f"{LIVE} .bj-failures")
     assert "<img" in shape.inner_text()
@@ -119,23 +133,23 @@ def test_text_of_tasks_is_text(open_notebook: Open) -> None:
 
 
 def test_busy_kernel_is_said_and_the_picture_goes_on(open_notebook: Open) -> None:
-    notebook = open_notebook(WATCH, "ensemble.wait()", tasks=200)
+    notebook = open_notebook(setup(400), WATCH, "ensemble.wait()")
     show(notebook, 0, 1)
     notebook.wait_for(f"{LIVE} canvas")
     notebook.run(2)
     notebook.wait_until(f"{notebook.prompt_of(2)} === '*'")
     first = ended(notebook)
-    notebook.page.get_by_role("button", name="Kill").click()
+    notebook.page.get_by_role("button", name="Kill…").click()
     notebook.page.locator(f"{LIVE} .bj-confirm").get_by_role("button", name="Kill").click()
     notebook.wait_until("/waits/i.test(document.querySelector('.bj-live').innerText)")
     notebook.wait_until(f"{ENDED} > {first + 3}")
     assert notebook.prompt(2) == "*"
     notebook.interrupt()
-    notebook.wait_until(f"{ENDED} === 200")
+    notebook.wait_until(f"{ENDED} === 400")
 
 
 def test_dashboard_of_the_site_is_narrow_and_reached_by_keys(open_notebook: Open, photograph: Photograph) -> None:
-    notebook = open_notebook("exctr.dashboard()", tasks=60)
+    notebook = open_notebook(setup(100), "exctr.dashboard()")
     show(notebook, 0, 1)
     notebook.wait_for(f"{LIVE} canvas")
     notebook.wait_until(f"{ENDED} > 0")
@@ -147,7 +161,8 @@ def test_dashboard_of_the_site_is_narrow_and_reached_by_keys(open_notebook: Open
         """() => {
           const right = each => each.getBoundingClientRect().right, root = document.querySelector('.bj-live');
           return [...root.querySelectorAll('*')]
-            .filter(each => each.getClientRects().length && !each.closest('.bj-tasks, pre') && right(each) > right(root) + 1)
+            .filter(each => each.getClientRects().length && !each.closest('.bt-grid, pre'))
+            .filter(each => right(each) > right(root) + 1)
             .map(each => each.className);
         }"""
     )
