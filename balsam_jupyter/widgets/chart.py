@@ -11,7 +11,6 @@ from html import escape
 from types import ModuleType
 from typing import Any
 
-from ..history import BINS
 from ..monitor import Snapshot
 from . import static
 from .palette import ANYWHERE, COLOURS, GRID, INK
@@ -119,8 +118,15 @@ class Chart:
         start = datetime.fromtimestamp(series.start).isoformat(sep=" ")
         with self.figure.batch_update():
             for trace in self.figure.data:
-                heights = np.asarray(series.counts[trace.name][-BINS:], dtype="int32")
+                # The last one twice: a step is as long as it is to the next.
+                numbers = series.counts[trace.name]
+                heights = np.asarray([*numbers, *numbers[-1:]], dtype="int32")
                 trace.update(x0=start, dx=1000 * series.width, y=heights)
+
+    def widen(self, width: int) -> None:
+        """Make the figure so many pixels wide, where it cannot find out by itself."""
+        if self.figure.layout.width != width:
+            self.figure.layout.width = width
 
     def mimebundle(self) -> dict[str, Any]:
         """What shows the widget."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..api import Site
 from ..models import Query
 from ..monitor import Monitor, Snapshot, Subscription, snapshot
 from . import cells, static
 from .groups import Groups
+
+if TYPE_CHECKING:
+    from .chart import Chart
 
 STILL_S = 30.0
 """How often the static copy in the notebook is made anew."""
@@ -123,7 +126,7 @@ class LiveView(View):
         self._cursor = ""
         self._title = ""
         self._picture: Picture | None = None
-        self._explored: Picture | None = None
+        self._explored: Chart | None = None
         self._subscription: Subscription | None = None
         self._places: list[Place] = []
         self._copied_at = 0.0
@@ -195,19 +198,21 @@ class LiveView(View):
         from .actions import actions
         from .dashboard import Dashboard
 
-        table = tasks.answers(self._site, self.ensemble, self.generation)
         words = self.ensemble or f"site {self._site.name!r}"
-        answers = {**table, **actions(self._site, self._query, words), "follow": self.follow, "explore": self._explore}
+        answers = tasks.answers(self._site, self.ensemble, self.generation)
+        answers |= actions(self._site, self._query, words)
+        answers |= {"follow": self.follow, "explore": self._explore}
         return Dashboard(self._title, first, answers, self._looked)
 
-    def _explore(self) -> str:
-        """Make a plotly figure that follows too; the id of its model, for the page to show it."""
+    def _explore(self, width: int) -> str:
+        """Make a plotly figure that follows too, so many pixels wide; the id of its model, for the page to show it."""
         from .chart import Chart
 
         with self._lock:
             assert self._last is not None
             if self._explored is None:
                 self._explored = Chart("", self._last)
+            self._explored.widen(width)
             return str(self._explored.mimebundle()[VIEW]["model_id"])
 
     def _subscribe(self) -> None:

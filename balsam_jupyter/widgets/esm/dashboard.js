@@ -146,19 +146,22 @@ function mountDashboard(el, model, state) {
   /** Show or hide a plotly figure of the same, to zoom and to export. */
   async function explore() {
     if (explored.firstChild) return void explored.replaceChildren();
-    const figure = await model.widget_manager.get_model(await link.ask("explore"));
+    // Its width is set: within another widget plotly is never told that it has one.
+    const figure = await model.widget_manager.get_model(await link.ask("explore", { width: root.clientWidth }));
     const view = await model.widget_manager.create_view(figure);
     explored.replaceChildren(view.el);
     view.trigger("displayed");
     ends.push(() => view.remove());
-    let patience = 50;
-    const wait = setInterval(() => { // plotly comes late, and with a width of its own until it is told to look
-      const svg = explored.querySelector(".main-svg");
-      if ((svg && svg.clientWidth > 0.9 * explored.clientWidth) || (patience -= 1) === 0) clearInterval(wait);
-      window.dispatchEvent(new Event("resize"));
-    }, 200);
-    ends.push(() => clearInterval(wait));
   }
+  let fits = null;
+  const refit = new ResizeObserver(() => {
+    clearTimeout(fits);
+    fits = setTimeout(() => {
+      if (explored.firstChild) link.ask("explore", { width: root.clientWidth }, { quiet: true }).catch(() => {});
+    }, 500);
+  });
+  refit.observe(root);
+  ends.push(() => refit.disconnect());
 
   state.refresh().catch(() => {});
   paint();
