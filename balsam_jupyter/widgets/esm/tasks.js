@@ -325,8 +325,8 @@ export function mountTasks(root, link, { palette = {} } = {}) {
   }
   let waiting = false;
   const offWaiting = link.onWaiting((now) => { waiting = now; paintSoon(); });
-  const watcher = new IntersectionObserver(([entry]) => {
-    seen = entry.isIntersecting;
+  const watcher = new IntersectionObserver((entries) => {
+    seen = entries.at(-1).isIntersecting; // several changes may come together, the last one last
     detail?.look(seen);
     if (seen) { paintSoon(); look(); }
   });
