@@ -16,7 +16,7 @@ from balsam_jupyter.widgets.forms.reading import ANY, NUMBER, TEXT, WHOLE, Field
 from balsam_jupyter.widgets.forms.request import Block, Submission
 
 from . import test_magics
-from .test_magics import Shell, run
+from .test_magics import Shell, refused, run
 
 shell = test_magics.shell
 
@@ -289,3 +289,18 @@ def test_forms_are_opened_from_the_executor(exctr: BalsamExecutor) -> None:
     assert "%balsam_allocate" in repr(exctr.allocation_form())
     assert isinstance(exctr.sweep_form("melt").form.request(state(T="1")), Submission)
     assert field_of("x", SweepModel(exctr, "melt").app.parameters["T"]).kind == NUMBER
+
+
+def test_a_terminal_shows_text(shell: Shell, exctr: BalsamExecutor, capsys: pytest.CaptureFixture[str]) -> None:
+    exctr.register_app(melt)
+    for code, said in (
+        ("%balsam_form melt", "Run melt"),
+        ("%balsam_form melt --sweep", "Sweep of melt"),
+        ("%balsam_form --allocation", "%balsam_allocate -n NODES"),
+    ):
+        run(shell, code)
+        shown = capsys.readouterr()
+        assert said in shown.out and "where no form is shown, write:" in shown.out and not shown.err
+    assert "Give an app (melt), or --allocation" in refused(shell, capsys, "%balsam_form")
+    assert "Did you mean 'melt'?" in refused(shell, capsys, "%balsam_form malt")
+    assert "leave the app out" in refused(shell, capsys, "%balsam_form melt --allocation")
