@@ -248,3 +248,7 @@ class Notebook:
 
     def screenshot(self, path: str | Path) -> None:
         self.page.screenshot(path=str(path))
+
+    def photograph(self, cell: int, path: str | Path) -> None:
+        """A picture of a code cell's outputs."""
+        self.page.evaluate_handle(f"() => {CELLS}[{cell}].outputArea.node").as_element().screenshot(path=str(path))
