@@ -155,7 +155,7 @@ def changes():
         streams = sys.stdin.closed, type(sys.stdout) is io.TextIOWrapper, sys.stdout.closed
         files = [os.readlink(f"/proc/self/fd/{fd}").rpartition("/")[2] for fd in (0, 1, 2)]
         handler = signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
-        place = os.readlink("/proc/self/cwd").rpartition("/")[2].startswith(".stage-")
+        place = os.readlink("/proc/self/cwd") != "/"
         return place, files, streams[1:], handler, signal.getitimer(signal.ITIMER_REAL)[0] == 0, "MINE" in os.environ
 
     return {
