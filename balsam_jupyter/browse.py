@@ -7,6 +7,7 @@ nothing goes on while nobody asks.
 
 from __future__ import annotations
 
+import threading
 import time
 from array import array
 from bisect import bisect_left
@@ -238,6 +239,8 @@ class _Kept(NamedTuple):
 class Browser:
     """Pages of the tasks of an ensemble, or (for "") of a site; keeps the listings that were used last.
 
+    Safe to use from several threads: newer kernels answer a page in a thread of their own while a cell runs.
+
     Parameters
     ----------
     engine : Engine
@@ -252,6 +255,7 @@ class Browser:
         self.engine, self.ensemble, self.generation = engine, ensemble or None, generation
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._versions = 0
+        self._lock = threading.Lock()
         self._names: tuple[float, list[str]] = float("-inf"), []
 
     def names(self) -> list[str]:
@@ -283,20 +287,24 @@ class Browser:
 
     def page(self, search: Search, start: int, number: int, seconds: float = SLICE_S) -> Page:
         """The tasks at some positions as they are now, after having looked further for at most so many seconds."""
-        listing = self._listing(search, seconds)
-        total = len(listing.ids)
-        start = max(0, min(start, total))
-        stop = min(start + min(number, MOST_ROWS), total)
-        backwards = search.descending and search.order == "id"
-        ids = list(listing.ids[total - stop : total - start])[::-1] if backwards else list(listing.ids[start:stop])
+        with self._lock:
+            listing = self._listing(search, seconds)
+            total = len(listing.ids)
+            start = max(0, min(start, total))
+            stop = min(start + min(number, MOST_ROWS), total)
+            backwards = search.descending and search.order == "id"
+            ids = list(listing.ids[total - stop : total - start])[::-1] if backwards else list(listing.ids[start:stop])
+            found = Page(
+                start, [], total, listing.looked, listing.among, listing.complete, listing.version, listing.stale
+            )
         cells = {one.id: one for one in self.engine.cells(ids)} if ids else {}
-        rows = [cells.get(job_id) for job_id in ids]
-        return Page(start, rows, total, listing.looked, listing.among, listing.complete, listing.version, listing.stale)
+        return found._replace(rows=[cells.get(job_id) for job_id in ids])
 
     def ids(self, search: Search) -> Sequence[int] | None:
         """All that match, in no particular order; None as long as not all were looked at."""
-        listing = self._listing(search, SLICE_S)
-        return listing.ids if listing.complete else None
+        with self._lock:
+            listing = self._listing(search, SLICE_S)
+            return listing.ids if listing.complete else None
 
     def _listing(self, search: Search, seconds: float) -> Listing:
         key, now = repr(search), time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,3 +123,24 @@ def test_an_order_of_what_changes_is_made_anew_after_a_while(
     assert not renewed.stale and renewed.version != before.version
     assert [cells.id for cells in renewed.rows if cells][:2] == [ids[1], ids[0]]
     pilot.close()
+
+
+def test_several_threads_may_ask_at_once(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(browse, "_FIRST_STEP", 50)
+    add_rows(engine, "s", [{"T": at % 7} for at in range(2000)])
+    browser = Browser(engine, "e")
+    search = browser.search("T>2", (), "T", True)
+    totals = []
+
+    def ask() -> None:
+        while not (page := browser.page(search, 0, 10, seconds=0.0)).complete:
+            pass
+        totals.append((page.total, [cells.row for cells in page.rows if cells]))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sixes = [row for row in range(2000) if row % 7 == 6][:10]
+    assert totals == [(sum(row % 7 > 2 for row in range(2000)), sixes)] * 4

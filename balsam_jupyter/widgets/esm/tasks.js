@@ -71,7 +71,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     for (const slot of pool.splice(0)) slot.element.remove();
     fill(head, ...columns.map((column) => {
       column.cell = h("div", { class: `bt-cell${column.number ? " bt-number" : ""}`, role: "columnheader", title: column.title }, column.sort
-        ? h("button", { type: "button", class: "bt-sort", onclick: () => sortBy(column.sort) }, column.name, h("span", { class: "bt-arrow" }))
+        ? h("button", { type: "button", class: "bt-sort", "data-sort": column.sort, onclick: () => sortBy(column.sort) }, column.name, h("span", { class: "bt-arrow" }))
         : column.name);
       return column.cell;
     }));
