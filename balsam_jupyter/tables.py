@@ -152,6 +152,7 @@ class Table:
         self._at: dict[int, int] = {}
         self._last = 0  # the highest id read
         self._unread: set[int] = set()  # ids of rows with a value that this process could not decode
+        self._lost: list[Exception] = []  # why, of what was read since the last warning
         self._lacking: dict[int, str] = {}  # finished rows without some output: position → why
         self._finished = 0
         self._own = {
@@ -214,11 +215,7 @@ class Table:
         values, lost_too = _mappings([row.value for row in rows])
         self._unread.difference_update(row.id for row in rows)
         self._unread.update(rows[at].id for at in (*lost, *lost_too))
-        if lost or lost_too:
-            log.warning(
-                "%d values cannot be read in this kernel and are left out: %r",
-                len(lost) + len(lost_too), next(iter([*lost.values(), *lost_too.values()])),
-            )  # fmt: skip
+        self._lost += [*lost.values(), *lost_too.values()]
         return parameters, values
 
     def _append(self, rows: list[JobRow]) -> None:
@@ -267,7 +264,10 @@ class Table:
             self._lacking[at] = why
 
     def warn(self) -> None:
-        """Say why there is NaN in the table, in one line of the log."""
+        """Say why there is NaN in the table, and what is left out, in a line of the log each."""
+        if self._lost:
+            log.warning("%d values cannot be read in this kernel and are left out: %r", len(self._lost), self._lost[0])
+            self._lost.clear()
         if self._lacking:
             at = min(self._lacking)
             log.warning(
@@ -354,15 +354,19 @@ class Tables:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, int], Table] = OrderedDict()
 
-    def use(self, record: EnsembleRecord, make: Callable[[Table], Any]) -> Any:
-        """`make` of the ensemble's table as it is now; nobody else changes the table meanwhile."""
+    def use(self, record: EnsembleRecord, make: Callable[[Table], Any], warn: bool = True) -> Any:
+        """`make` of the ensemble's table as it is now; nobody else changes the table meanwhile.
+
+        Without `warn` it is silent about what is missing: for threads in the background, which may not print.
+        """
         key = record.name, record.generation
         with self._lock:
             table = self._kept.setdefault(key, Table(self._site, record))
             self._kept.move_to_end(key)
         with table.lock:
             table.refresh()
-            table.warn()
+            if warn:
+                table.warn()
             made = make(table)
         with self._lock:
             while len(self._kept) > 1 and sum(map(len, self._kept.values())) > _MOST_ROWS:
