@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,4 +229,29 @@ def test_an_error_of_the_engine_goes_by(engine: EmbeddedEngine) -> None:
         con.execute("ALTER TABLE lost RENAME TO event")
     assert until(told, lambda snap: not snap.error).age_s < 1
     subscription.close()
+    player.close()
+
+
+def test_a_view_left_open_does_not_grow(engine: EmbeddedEngine) -> None:
+    player = Player(engine)
+    player.submit("a", [ALONE, TWO] * 50)
+    trackers = [Tracker(engine, name) for name in ("", "a")]
+
+    def hours(rounds: int) -> int:
+        for _ in range(rounds):
+            player.submit("b", [ALONE])
+            player.check_out(60)
+            player.start(30)
+            player.end(30, "timeout", runtime=60.0)  # they wait again
+            for one in trackers:
+                one.catch_up()
+                one.snapshot([])
+        return tracemalloc.get_traced_memory()[0]
+
+    hours(50)  # all bins are in use
+    tracemalloc.start()
+    first = hours(20)
+    last = hours(200)
+    tracemalloc.stop()
+    assert last - first < 100_000  # bytes; a day has gone by at the site
     player.close()

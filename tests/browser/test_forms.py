@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab import CELLS, Browser, Lab, Notebook, chromium
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium; on Debian: apt-get install chromium"),
-]
+from lab import CELLS, Notebook
 
 SOURCES = [
     """%load_ext balsam_jupyter
@@ -40,21 +34,8 @@ exctr.register_app(melt)""",
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    cells = [
-        {"cell_type": "code", "id": f"c{at}", "metadata": {}, "execution_count": None, "outputs": [], "source": text}
-        for at, text in enumerate(SOURCES)
-    ]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": cells}
-    (tmp_path / "forms.ipynb").write_text(json.dumps(notebook))
-    return tmp_path
-
-
-@pytest.fixture
-def notebook(folder: Path) -> Iterator[Notebook]:
-    with Lab(folder) as lab, Browser() as browser:
-        yield browser.open(lab, "forms.ipynb")
+def notebook(open_notebook: Callable[..., Notebook]) -> Notebook:
+    return open_notebook(*SOURCES)
 
 
 def form(notebook: Notebook, title: str) -> Any:
@@ -156,7 +137,7 @@ def test_a_form_is_filled_in_and_submitted_and_its_line_keeps_the_rows(notebook:
     notebook.reload()
     notebook.scroll(1)
     notebook.wait_until("document.querySelector('.bjf input')?.value === '300'")
-    saved = json.loads((folder / "forms.ipynb").read_text())
+    saved = json.loads((folder / "notebook-0.ipynb").read_text())
     copy = "".join(text for output in saved["cells"][1]["outputs"] for text in output["data"].get("text/html", []))
     assert "%%balsam_submit melt --name scan" in copy and "6 new rows" in copy and "<img" not in copy
 

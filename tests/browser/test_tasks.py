@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from lab import Browser, Lab, Notebook, chromium
+from lab import Notebook
 
-ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 # Tasks that write colours, wait to be let go, and then end; number 3 with an error. 500,000 more are only stored.
 CELLS = [
@@ -34,7 +32,6 @@ noisy""",
 exctr.submit_sweep("Noisy", Sweep.grid(n=range(500_000), script=["x"], name=["y"]), name="many")
 TaskView(site, "many")""",
     "import time; time.sleep(10)",
-    "exctr.revoke_allocation(allocation)",
 ]
 SCRIPT = r"""printf '\033[1;32mbegun\033[0m <b>%s</b> \033[38;5;208morange\033[0m\n' "$1"
 until [ -e ../../../../go ]; do printf 'step\n'; sleep 0.2; done
@@ -42,34 +39,12 @@ printf 'progress 10%%\rprogress 100%%\n'
 [ "$1" != 3 ]
 """
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(chromium() is None, reason="no Chromium; on Debian: apt-get install chromium"),
-]
-
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    cells = [
-        {"cell_type": "code", "id": f"c{at}", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
-        for at, text in enumerate(CELLS)
-    ]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
-    (tmp_path / "tasks.ipynb").write_text(json.dumps(notebook))
-    (tmp_path / "noisy.sh").write_text(SCRIPT)
-    return tmp_path
-
-
-@pytest.fixture
-def notebook(folder: Path) -> Iterator[Notebook]:
-    with Lab(folder, {"PYTHONPATH": str(ROOT)}) as lab, Browser() as browser:
-        opened = browser.open(lab, "tasks.ipynb")
-        yield opened
-        (folder / "go").touch()
-        opened.run(3)
-        opened.wait_run(3)
+def notebook(open_notebook: Callable[..., Notebook], folder: Path) -> Iterator[Notebook]:
+    (folder / "noisy.sh").write_text(SCRIPT)
+    yield open_notebook(*CELLS)
+    (folder / "go").touch()
 
 
 def texts(selector: str) -> str:
