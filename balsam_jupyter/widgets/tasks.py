@@ -235,24 +235,21 @@ def _row(cells: Cells, names: Sequence[str]) -> dict[str, Any]:
         passed = shown_parameters(cells.parameters)
         left_out = "" if passed or cells.parameters == "{}" else "(not readable in this kernel)"
     over = cells.state in TERMINAL
-    return {
+    row = {
         "id": cells.id,
         "row": cells.row,
-        "app": text(cells.app_name),
-        "ensemble": text(cells.ensemble or ""),
         "state": TASK_STATE[cells.state],
-        "job": cells.state,
-        "passed": [short(passed[name]) if name in passed else "" for name in names]
-        if names
-        else left_out or short(_pairs(passed), 2 * CELL),
-        "started": cells.start_time,
-        "ended": cells.end_time if over else None,
-        "runtime": cells.runtime_s if over else None,
+        "passed": [short(passed[name]) if name in passed else "" for name in names],
+        "started": cells.start_time and round(cells.start_time, 3),
+        "runtime": round(cells.runtime_s, 6) if over and cells.runtime_s is not None else None,
         "code": cells.return_code if over else None,
-        "attempts": cells.attempts,
         "value": _value(cells.value, _VALUE) if over else "",
         "error": short(telling_line(cells.error), _ERROR) if over and cells.error else "",
     }
+    if not names:
+        shown = left_out or short(_pairs(passed), 2 * CELL)
+        row |= {"app": text(cells.app_name), "ensemble": text(cells.ensemble or ""), "passed": shown}
+    return row
 
 
 def _pairs(mapping: dict[str, Any]) -> str:
