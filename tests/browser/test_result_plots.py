@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from lab import CELLS as LAB_CELLS
 from lab import Notebook
 
 PLOT, PANEL = ".js-plotly-plot", ".balsam-point-panel"
@@ -104,4 +105,5 @@ def test_a_plot_in_the_browser(open_notebook: Callable[..., Notebook], folder: P
     later = open_notebook(name="later.ipynb")
     later.scroll(3)
     later.wait_for(PICTURE)
-    assert later.output(3).strip() == ""
+    later.wait_until(f"{LAB_CELLS}[3].outputArea.node.textContent.includes('model not found')")
+    assert later.output(3).strip() == "", "JupyterLab says that below the picture, and nobody sees it"
