@@ -25,7 +25,6 @@ OUTPUTS = {
     "04-watching.ipynb": {
         "scan.plot(x=": DOCS / "plot.png",
         "scan.plot.heatmap": DOCS / "heatmap.png",
-        "exctr.sweep_form": DOCS / "form.png",
     },
 }
 LIVE = ".bj-live canvas"
