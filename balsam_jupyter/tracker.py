@@ -62,16 +62,20 @@ class Snapshot:
 class Tracker:
     """Follows one ensemble, or with the name "" the whole site, through an engine's events.
 
-    Without a `generation`, it is the newest there is, also when there is a newer one later.
+    Without a `generation`, it is the newest there is, also when there is a newer one later. The picture begins at the
+    time `since` (seconds since the epoch) if there was something before.
     """
 
-    def __init__(self, engine: Engine, ensemble: str, generation: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, ensemble: str, generation: int | None = None, since: float | None = None
+    ) -> None:
         self.engine = engine
         self.ensemble = ensemble
         self.generation = generation
         self.history = History()
         self.ids = Ranges()
         self.wanted = generation
+        self.since = since
         self.begun = False
         self._running = Running()
         self._seq = -1
@@ -121,10 +125,12 @@ class Tracker:
     def restart(self) -> None:
         """Begin (again) with all that was up to now."""
         with self._lock:
-            past = self.engine.timeline.past(self.ensemble, self.wanted, BINS, WIDTH)
+            past = self.engine.timeline.past(self.ensemble, self.wanted, BINS, WIDTH, self.since)
             history = History(past.width, past.start)
             for step in past.steps:
                 history.step(step)
+            if self.since is not None and past.start == self.since:
+                history.begin()
             # What events do not tell (an engine may clear old ones away) is known by the numbers alone.
             now, stored = time.time(), _by_task_state(past.counts)
             for state, number in history.counts().items():
@@ -189,9 +195,9 @@ class Tracker:
                 yield from range(row.first_id, row.last_id + 1)
 
 
-def snapshot(engine: Engine, ensemble: str, generation: int | None = None) -> Snapshot:
+def snapshot(engine: Engine, ensemble: str, generation: int | None = None, since: float | None = None) -> Snapshot:
     """The ensemble (name "": the whole site) as it is now, read once from its engine; no thread is started."""
-    tracker = Tracker(engine, ensemble, generation)
+    tracker = Tracker(engine, ensemble, generation, since)
     tracker.catch_up()
     return tracker.snapshot(engine.allocations())
 

@@ -125,7 +125,9 @@ class Bins(NamedTuple):
         return f"CAST(({column} - :start) / :width AS INTEGER)"
 
 
-def find_bins(con: sqlite3.Connection, scope: Scope, bins: int, width: float) -> Bins | None:
+def find_bins(
+    con: sqlite3.Connection, scope: Scope, bins: int, width: float, since: float | None = None
+) -> Bins | None:
     """Bins of `width` times a power of two, hardly more than `bins` of them, for all events; None if there are none."""
     if not scope.ids:
         return None
@@ -151,7 +153,7 @@ def find_bins(con: sqlite3.Connection, scope: Scope, bins: int, width: float) ->
     if first is None or last is None:
         return None
     found = "SELECT time, end_time, times FROM event WHERE seq = ?"
-    start = con.execute(found, (first,)).fetchone()[0]
+    start = max(con.execute(found, (first,)).fetchone()[0], since or 0.0)
     # The width that the last of many events needs is not more than what all of them need: bins can still be merged.
     began, end, times = con.execute(found, last).fetchone()
     until = began if times else end
