@@ -135,4 +135,8 @@ class Chart:
     def close(self) -> None:
         """Take the widgets out of the kernel and the page."""
         for widget in self._widgets:
+            parts: list[Any] = [getattr(widget, name, None) for name in ("layout", "style")]
             widget.close()
+            for part in parts:
+                if hasattr(part, "close"):  # of plotly's figure the layout is no widget
+                    part.close()

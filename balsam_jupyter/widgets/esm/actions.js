@@ -1,5 +1,5 @@
 // The buttons. Each says first what it will do, and does it when that is confirmed.
-import { plural, short, span } from "./format.js";
+import { plural, short, span, whole } from "./format.js";
 import { fill, h, put } from "./dom.js";
 
 export function mountActions(state, title, explore) {
@@ -79,8 +79,9 @@ export function mountActions(state, title, explore) {
 
   function askKill() {
     const { WAITING, RUNNING } = state.now.counts;
-    const running = RUNNING ? `, of which ${RUNNING === 1 ? "1 runs" : `${plural(RUNNING, "run").replace(/s$/, "")}`}` : "";
-    confirm(`End ${plural(WAITING + RUNNING, "task")} of ${title} that ${WAITING + RUNNING === 1 ? "has" : "have"} not ended${running}?`, [["Kill", "kill", {}]]);
+    const have = WAITING + RUNNING === 1 ? "has" : "have";
+    const running = RUNNING ? `, of which ${whole(RUNNING)} ${RUNNING === 1 ? "runs" : "run"}` : "";
+    confirm(`End ${plural(WAITING + RUNNING, "task")} of ${title} that ${have} not ended${running}?`, [["Kill", "kill", {}]]);
   }
 
   function askRetry() {
