@@ -27,6 +27,11 @@ class Usage:
     committed: float = 0.0
     limit: float | None = None
 
+    def __str__(self) -> str:
+        live = f", {node_hours(self.committed)} more by live allocations" if self.committed else ""
+        most = "" if self.limit is None else f", of {self.limit:g} at most"
+        return f"{node_hours(self.node_hours)} used{live}{most}"
+
 
 class Load(NamedTuple):
     """Jobs that share app, state, resources and tags.

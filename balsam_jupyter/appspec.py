@@ -8,11 +8,13 @@ import os
 import posixpath
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import EnumMeta
 from functools import cached_property
 from pathlib import Path
-from types import FunctionType, GenericAlias
-from typing import Any
+from types import FunctionType, GenericAlias, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from . import appflow
 from .codec import encode
@@ -201,7 +203,8 @@ def _run_parameters(app: str, run: Any, given: dict[str, Parameter]) -> dict[str
         help_text = given[key].help if key in given else ""
         if help_text in (kind, "_empty"):  # what Balsam makes of an annotation
             help_text = ""
-        found[key] = Parameter(one.default is one.empty, default, help_text, kind)
+        choices = _choices(_resolved(one.annotation, run))
+        found[key] = Parameter(one.default is one.empty, default, help_text, kind, choices)
     _refuse_unused(app, given, list(found), "run()")
     return found
 
@@ -214,6 +217,30 @@ def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and not isinstance(annotation, GenericAlias):
         return annotation.__name__
     return str(annotation).replace("typing.", "")
+
+
+def _resolved(annotation: Any, run: FunctionType) -> Any:
+    """An annotation that is text (``from __future__ import annotations``) as what it means, if that can be told."""
+    if isinstance(annotation, str):
+        with suppress(Exception):  # any expression, of the user's own
+            return eval(annotation, run.__globals__)
+    return annotation
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """The values that an annotation lists, None among them if it is optional; none if it does not list them."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if isinstance(annotation, EnumMeta):
+        members: tuple[Any, ...] = tuple(annotation)
+        with suppress(BadInput):  # what cannot be stored is not offered
+            encode(list(members))
+            return members
+    if get_origin(annotation) in (Union, UnionType):
+        parts = [one for one in get_args(annotation) if one is not NoneType]
+        listed = _choices(parts[0]) if len(parts) == 1 else ()
+        return (*listed, None) if listed else ()
+    return ()
 
 
 def _environment(app: str, variables: Any) -> dict[str, str]:

@@ -90,16 +90,17 @@ class Price:
         return f"<Price of {what}: {self._asked()}{time}>"
 
     def __str__(self) -> str:
-        return "\n".join(f"{label:<10} {text}" for label, text in self._lines())
+        return "\n".join(f"{label:<10} {text}" for label, text in self.lines())
 
     def _repr_html_(self) -> str:
         left = 'style="text-align:left"'
         rows = "".join(
-            f"<tr><th {left}>{label}</th><td {left}>{escape(text)}</td></tr>" for label, text in self._lines()
+            f"<tr><th {left}>{label}</th><td {left}>{escape(text)}</td></tr>" for label, text in self.lines()
         )
         return f"<table>{rows}</table>"
 
-    def _lines(self) -> list[tuple[str, str]]:
+    def lines(self) -> list[tuple[str, str]]:
+        """What it says, as labels and texts."""
         lines = [("tasks", f"{many(self.tasks, 'task')} of {self.app_name}{' to run' if self.spent else ''}")]
         if self.tasks:
             lines += [
@@ -112,7 +113,7 @@ class Price:
             wasted = " (wasted)" if state in ("FAILED", "USER_KILLED") and one.run_hours else ""
             cores = f"{number(one.core_hours)} core-hours"
             lines.append((state.lower(), f"{many(one.tasks, 'task')}, {node_hours(one.node_hours)}, {cores}{wasted}"))
-        return [*lines, ("site", self._site())]
+        return [*lines, ("site", str(self.usage))]
 
     def _asked(self) -> str:
         if not self.tasks:
@@ -126,12 +127,6 @@ class Price:
         spread = f"{middle} expected ({low} to {high})"
         fit = {True: "fits", False: "does not fit", None: "may not fit"}[self.fits]
         return f"{spread}, {fit} into the {duration(self.left_s or 0.0)} left"
-
-    def _site(self) -> str:
-        said = f"{node_hours(self.usage.node_hours)} used"
-        if self.usage.committed:
-            said += f", {node_hours(self.usage.committed)} more by live allocations"
-        return said + ("" if self.usage.limit is None else f", of {self.usage.limit:g} at most")
 
 
 def price(site: Site, app: AppRecord, rows: int, wants: Resources, tags: Mapping[str, str] | None = None) -> Price:

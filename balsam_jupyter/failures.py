@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, overload
 
 from .api import Site
 from .errors import BalsamJupyterError, ExecutorException
-from .models import EnsembleRecord, JobRow
+from .models import EnsembleRecord, JobRow, Query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,14 +178,19 @@ class Failures(Sequence[FailureGroup]):
     @classmethod
     def of(cls, site: Site, record: EnsembleRecord) -> Failures:
         """Those of an ensemble, now."""
-        rows = site.engine.jobs(record.rows(("FAILED",), order="row"))
+        return cls.among(site, record.rows(order="row"), record.name)
+
+    @classmethod
+    def among(cls, site: Site, query: Query, name: str, most: int | None = None) -> Failures:
+        """Those of the tasks that `query` names, of `most` of them at most; `name` is what they are called."""
+        rows = site.engine.jobs(replace(query, states=("FAILED",), limit=most))
         shape = _remembered(lambda line: shape_of(line))
         kind = _remembered(lambda error: shape(telling_line(error)))
         found: dict[tuple[str, int | None], list[JobRow]] = {}
         for row in rows:
             found.setdefault((kind(row.error), row.return_code), []).append(row)
         ordered = sorted(found.items(), key=lambda each: -len(each[1]))  # of equal ones, the first to fail first
-        return cls(record.name, len(rows), tuple(FailureGroup(site, shape, some) for (shape, _), some in ordered))
+        return cls(name, len(rows), tuple(FailureGroup(site, shape, some) for (shape, _), some in ordered))
 
     def __len__(self) -> int:
         return len(self.groups)

@@ -24,10 +24,7 @@ TASK_STATES: tuple[str, ...] = ("WAITING", "RUNNING", "FINISHED", "FAILED", "USE
 """libEnsemble's task states, in the order a view shows them."""
 
 TASK_STATE: dict[str, str] = {
-    **dict.fromkeys(
-        (*JOB_STATES[:5], "RESTART_READY", "RUN_TIMEOUT", "RUN_ERROR"),
-        "WAITING",
-    ),
+    **dict.fromkeys((*JOB_STATES[:5], "RESTART_READY", "RUN_TIMEOUT", "RUN_ERROR"), "WAITING"),
     **dict.fromkeys(("RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT"), "RUNNING"),
     "JOB_FINISHED": "FINISHED",
     "FAILED": "FAILED",
@@ -60,12 +57,13 @@ class Resources:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an app. `type` is the annotation's name, for forms and messages ("" if none)."""
+    """One parameter of an app. `type` is its annotation's name ("" if none), `choices` the values that one lists."""
 
     required: bool = True
     default: Any = None
     help: str = ""
     type: str = ""
+    choices: tuple[Any, ...] = ()
 
 
 @dataclass

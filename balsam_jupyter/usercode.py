@@ -20,6 +20,7 @@ from .errors import BadInput
 
 GLOBAL_OPS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
 ATTRIBUTE_OPS = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
+_NAMELESS = "<dynamic-code>"  # what cloudpickle puts in the place of a file's name
 _PACKAGE = __name__.partition(".")[0]
 _FRAMEWORKS = ("balsam", "balsam_jupyter")
 _ADDED_BY_BALSAM = frozenset({
@@ -166,6 +167,9 @@ def _dumps(value: Any, by_value: Iterable[ModuleType], sources: dict[str, str] |
             if isinstance(value, type) and not is_framework(value) and any(map(is_framework, value.__mro__)):
                 state = {name: one for name, one in declared(value).items() if name != "site"}
                 return type, (value.__name__, (), {"__module__": value.__module__}), state, None, None, fill_class
+            if isinstance(value, CodeType):  # newer cloudpickles leave out its file, where tracebacks find their lines
+                make, given = self.dispatch_table[CodeType](value)
+                return make, tuple(value.co_filename if one == _NAMELESS else one for one in given)
             return super().reducer_override(value)
 
     already = cloudpickle.list_registry_pickle_by_value()

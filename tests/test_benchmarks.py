@@ -19,6 +19,8 @@ SAYS = {
     "python_tasks.py": r"ProcessPoolExecutor map +\d+ +\d+\.\d\d × that",
     "results.py": r"median: the first \d+ ms, \d+ of them CPU .*after 10 changes \d+\.\d ms",
     "scale.py": r"executor\.poll\(\), ms +\d+\.\d\d",
+    "views.py": r"commit to pixel, median, ms +\d+ +under 250",
+    "timeline.py": r"first picture of the whole site +\d+\.\d\d s",
     "submit.py": r"\d+\.\d\d × executemany in our own indexed tables",
 }
 

@@ -39,6 +39,7 @@ LINES = {
     "balsam_watch": ["scan"],
     "balsam_wait": ["scan --timeout 0.1", "'scan' --timeout=1e-1"],
     "balsam_results": ["scan"],
+    "balsam_form": ["both --sweep", "--allocation", "python"],
     "balsam_cost": ["scan", ""],
     "balsam_failures": ["scan"],
     "balsam_logs": ["scan -n 5", "1", "both_2 --lines 3"],

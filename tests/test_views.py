@@ -15,7 +15,7 @@ from balsam_jupyter.history import History
 from balsam_jupyter.models import TASK_STATES, Allocation, AllocationRequest
 from balsam_jupyter.monitor import Snapshot
 from balsam_jupyter.widgets import static
-from balsam_jupyter.widgets.palette import COLOURS
+from balsam_jupyter.widgets.palette import ANYWHERE, COLOURS, DARK
 
 
 def made(name: str = "scan", error: str = "", left: int = 3) -> Snapshot:
@@ -29,15 +29,17 @@ def made(name: str = "scan", error: str = "", left: int = 3) -> Snapshot:
 
 def test_every_task_state_has_a_colour_and_no_two_share_one() -> None:
     assert set(COLOURS) == set(TASK_STATES)
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    for palette in (COLOURS, DARK, ANYWHERE):
+        assert list(palette) == list(COLOURS)
+        assert len(set(palette.values())) == len(COLOURS)
 
 
 def test_the_picture_is_well_formed_and_its_areas_are_the_states_that_occur() -> None:
     root = ElementTree.fromstring(static.svg(made().series))
     titles = [title.text for title in root.iter("{http://www.w3.org/2000/svg}title")]
     assert titles == ["FINISHED", "FAILED", "RUNNING", "WAITING"] or titles == ["FINISHED", "FAILED", "WAITING"]
-    fills = {polygon.get("fill") for polygon in root.iter("{http://www.w3.org/2000/svg}polygon")}
-    assert fills <= set(COLOURS.values())
+    paths = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.find("*") is not None]
+    assert {path.get("fill") for path in paths} <= set(ANYWHERE.values())
     ElementTree.fromstring(static.svg(History().series()))  # nothing to draw is no error
 
 

@@ -43,7 +43,7 @@ def draw_watches(notebook: Any) -> None:
 
     for cell in notebook.cells:
         if cell.source.startswith("%balsam_watch "):
-            view = View(open_site().engine, cell.source.split()[1])
+            view = View(open_site(), cell.source.split()[1])
             cell.outputs = [new_output("display_data", view._repr_mimebundle_())]
 
 

@@ -92,6 +92,18 @@ class Lab:
         self.__exit__()
         raise TimeoutError(self.log.read_text())
 
+    def write(self, name: str, *cells: str) -> str:
+        """Make a notebook of code cells in the server's folder; returns its name."""
+        metadata = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+        made: list[dict[str, Any]] = [
+            {"cell_type": "code", "id": f"cell-{number}", "execution_count": None, "metadata": {}, "outputs": [],
+             "source": source}
+            for number, source in enumerate(cells)
+        ]  # fmt: skip
+        notebook = {"cells": made, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+        (self.root / name).write_text(json.dumps(notebook), encoding="utf-8")
+        return name
+
     def __exit__(self, *exc: object) -> None:
         self.process.send_signal(signal.SIGTERM)  # a clean end, which ends the kernels too
         try:
@@ -103,10 +115,11 @@ class Lab:
 
 
 class Browser:
-    """The machine's Chromium, headless, under Playwright."""
+    """The machine's Chromium, headless, under Playwright. `script` runs in every page before its own scripts."""
 
-    def __init__(self, width: int = 1400, height: int = 1000) -> None:
+    def __init__(self, width: int = 1400, height: int = 1000, script: str = "") -> None:
         self.viewport: Any = {"width": width, "height": height}
+        self.script = script
 
     def __enter__(self) -> Browser:
         from playwright.sync_api import sync_playwright
@@ -127,16 +140,19 @@ class Browser:
     def open(self, lab: Lab, notebook: str) -> Notebook:
         """Open a notebook of the server alone in a fresh page, and wait until its kernel is idle."""
         page = self._browser.new_page(viewport=self.viewport)
+        if self.script:
+            page.add_init_script(self.script)
         page.goto(f"{lab.url}doc/tree/{notebook}?token={lab.token}&reset")
         page.wait_for_function(READY, timeout=90_000)
-        return Notebook(page)
+        return Notebook(page, notebook)
 
 
 class Notebook:
     """A notebook open in JupyterLab. Cells are numbered from 0, markdown cells included."""
 
-    def __init__(self, page: Any) -> None:
+    def __init__(self, page: Any, name: str) -> None:
         self.page = page
+        self.name = name
 
     def command(self, name: str) -> None:
         """Run a command of JupyterLab without waiting for its end."""
@@ -212,5 +228,27 @@ class Notebook:
         self.page.reload()
         self.page.wait_for_function(READY, timeout=90_000)
 
+    def restart_kernel(self) -> None:
+        """Give the notebook a new kernel, as the menu does but without its question; outputs stay."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        self.page.wait_for_function(READY, timeout=90_000)
+
+    def theme(self, name: str) -> None:
+        """Have JupyterLab in its theme "Light" or "Dark"."""
+        light = str(name == "Light").lower()
+        self.page.evaluate(
+            "name => window.jupyterapp.commands.execute('apputils:change-theme', {theme: name})", f"JupyterLab {name}"
+        )
+        self.wait_until(f"document.body.dataset.jpThemeLight === '{light}'")
+
+    def close(self) -> None:
+        """End the kernel and leave the page."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        self.page.close()
+
     def screenshot(self, path: str | Path) -> None:
         self.page.screenshot(path=str(path))
+
+    def photograph(self, cell: int, path: str | Path) -> None:
+        """A picture of a code cell's outputs."""
+        self.page.evaluate_handle(f"() => {CELLS}[{cell}].outputArea.node").as_element().screenshot(path=str(path))

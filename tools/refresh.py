@@ -1,4 +1,4 @@
-"""`make refresh`: run the notebooks in JupyterLab; save their outputs, and the quickstart's picture for the README.
+"""`make refresh`: run the notebooks in JupyterLab; save their outputs, and the pictures for README and docs.
 
 usage: python tools/refresh.py [NOTEBOOK …]
 """
@@ -15,9 +15,22 @@ from typing import Any
 from lab import Browser, Lab, Notebook
 
 ROOT = Path(__file__).resolve().parent.parent
-# The picture is taken in mid-sweep, with the live figure of the cell that holds the text.
-PICTURES = {"01-quickstart.ipynb": ("%balsam_watch eos", ROOT / "docs" / "quickstart.png")}
-PROGRESS = "document.querySelector('.widget-hprogress .progress-bar')"
+DOCS = ROOT / "docs"
+# Pictures of cells, by a text in their source: of the whole window in mid-sweep, or of the output when all has run.
+WINDOWS = {
+    "01-quickstart.ipynb": {"%balsam_watch eos": DOCS / "quickstart.png"},
+    "04-watching.ipynb": {"%balsam_watch magnet": DOCS / "watch.png"},
+}
+OUTPUTS = {
+    "04-watching.ipynb": {
+        "scan.plot(x=": DOCS / "plot.png",
+        "scan.plot.heatmap": DOCS / "heatmap.png",
+        "exctr.sweep_form": DOCS / "form.png",
+    },
+}
+LIVE = ".bj-live canvas"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PROGRESS = "parseFloat(document.querySelector('.bj-live .bj-done')?.textContent.split('·')[1])"
 
 
 def run(notebook: Path) -> dict[str, Any]:
@@ -26,24 +39,32 @@ def run(notebook: Path) -> dict[str, Any]:
         copy = Path(shutil.copy(notebook, folder))
         with Lab(folder) as lab, Browser(width=1280, height=860) as browser:
             page = browser.open(lab, notebook.name)
-            page.run_all()
-            if notebook.name in PICTURES:
-                photograph(page, *PICTURES[notebook.name])
-            page.wait_run(page.last_code_cell(), timeout=300)
+            first, last = 0, page.last_code_cell()
+            for text, picture in WINDOWS.get(notebook.name, {}).items():
+                for cell in range(first, page.find(text) + 1):
+                    page.run(cell)
+                photograph(page, text, picture)  # before the next cells keep the kernel busy
+                first = page.find(text) + 1
+            for cell in range(first, last + 1):
+                page.run(cell)
+            page.wait_run(last, timeout=300)
             page.save()
+            for text, picture in OUTPUTS.get(notebook.name, {}).items():
+                page.scroll(page.find(text))
+                page.photograph(page.find(text), picture)
         text = copy.read_text().replace(lab.env["BALSAM_JUPYTER_HOME"], "~/.local/share/balsam-jupyter")
         saved: dict[str, Any] = json.loads(text.replace(sys.prefix, "~/balsam-jupyter/.venv"))
         return saved
 
 
 def photograph(page: Notebook, cell_text: str, picture: Path, percent: int = 40) -> None:
-    """Photograph the live figure of a cell once `percent` of its tasks have ended."""
+    """Photograph the window with the live view of a cell once `percent` of its tasks have ended."""
     cell = page.find(cell_text)
     page.wait_run(cell)
     page.scroll(cell)
-    page.wait_for(".js-plotly-plot")
-    page.wait_until(f"parseFloat({PROGRESS}?.style.width) >= {percent}")
-    page.scroll(max(cell - 3, 0))  # once more: what is above has its final height only now
+    page.wait_for(LIVE)
+    page.wait_until(f"{PROGRESS} >= {percent}")
+    page.scroll(max(cell - 2, 0))  # once more: what is above has its final height only now
     page.screenshot(picture)
 
 
@@ -58,6 +79,8 @@ def tidy(notebook: dict[str, Any]) -> None:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 raise SystemExit(f"{output['ename']}: {output['evalue']}")
+        if "outputs" in cell:  # of a view the copy stays; what is live ended with its kernel
+            cell["outputs"] = [one for one in cell["outputs"] if WIDGET not in one.get("data", {})]
 
 
 def main() -> None:

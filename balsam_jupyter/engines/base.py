@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..accounts import Agree, Load, Run, Usage
 from ..disk import DiskUse
@@ -28,6 +28,8 @@ from ..models import (
     Submitted,
     Vacuumed,
 )
+from ..past import Nodes, Past
+from .search import Cells, Search
 
 
 class Service(Protocol):
@@ -72,6 +74,27 @@ class Accounts(Protocol):
         """How many nodes one job takes: a share of one where several jobs run on a node."""
 
 
+class Timeline(Protocol):
+    """What the jobs of an ensemble, or (with the name "") of the whole site, did over time: to follow many at once."""
+
+    def past(self, ensemble: str, generation: int | None, bins: int, width: float, since: float | None = None) -> Past:
+        """What was up to now, without handing over every event; the later ones begin at the answer's cursor.
+
+        Of an ensemble, the jobs that it has now; of a site, those that were deleted, too. The bins' width is `width`
+        times a power of two, so that hardly more than so many are needed. `generation` None is the newest. What was
+        before the time `since` is in the first bin.
+        """
+
+    def members(self, ensemble: str, generation: int | None, first: int, last: int) -> list[range]:
+        """Which of the jobs `first` to `last`, all of one submission, are the ensemble's, as ranges of ids.
+
+        Quick if they are all its own; else it reads each.
+        """
+
+    def nodes(self, ids: Iterable[int]) -> Nodes:
+        """What these jobs take of the site's nodes; where all jobs take the same, no job is looked at."""
+
+
 class Engine(Protocol):
     """Bulk first (a list of one is still a list); every call is safe to repeat after a crash of the caller.
 
@@ -107,6 +130,18 @@ class Engine(Protocol):
 
     def ids(self, query: Query) -> array[int]:
         """Only the ids of these jobs: what there is of a million jobs, in little memory."""
+
+    def span(self, query: Query) -> range:
+        """All ids from the first to the last job of an ensemble, or of the site; found without reading the jobs."""
+
+    def scan(self, search: Search, ids: range | Sequence[int]) -> list[tuple[int, Any]]:
+        """Those of these ids whose jobs match, ascending, each with the value that orders it (None for ``"id"``).
+
+        It reads each of the jobs, so that many are looked through a part at a time.
+        """
+
+    def cells(self, ids: Sequence[int]) -> list[Cells]:
+        """What a table shows of these jobs, in the order of their ids; those that are gone are left out."""
 
     def kinds(self, ensemble: str | None = None) -> list[JobRow]:
         """One runnable job that nobody holds of each kind (app, resources, tags); of many kinds only some."""
@@ -189,6 +224,9 @@ class Engine(Protocol):
     def read_output(self, job_id: int, start: int, most: int) -> bytes:
         """At most `most` bytes of the job's log from `start` on; b"" at its end and before there is one."""
 
+    def output_size(self, job_id: int) -> int:
+        """How many bytes the job's log has; 0 before there is one."""
+
     def command(self, job: JobRow) -> tuple[list[str], dict[str, str]]:
         """The exact argument list and the added environment a job starts with.
 
@@ -223,6 +261,10 @@ class Engine(Protocol):
         `show` gets the lines of its log. SIGINT, SIGTERM and SIGHUP stop it gracefully. An engine whose launchers
         run on other machines raises `Unsupported`; `allocate` is the way round.
         """
+
+    @property
+    def timeline(self) -> Timeline:
+        """What was, for views that follow many jobs."""
 
     @property
     def service(self) -> Service:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..accounts import Usage, check_allocation, node_hours
+from ..accounts import check_allocation, node_hours
 from ..api import Site
 from ..api_check import allocation_request
 from .report import MOST_ROWS, Report, Table
@@ -22,7 +22,7 @@ def of_site(session: Session) -> Report:
         rows.append([ensemble.name, ensemble.app_name, node_hours(cost.used_node_hours), cost.tasks, asked])
     columns = ["ensemble", "app", "used", "tasks to run", "they ask for"]
     table = [Table(columns, rows, len(ensembles))] if rows else []
-    return Report(f"Site {session.site.name!r}: {_usage(used)}", table)
+    return Report(f"Site {session.site.name!r}: {used}", table)
 
 
 def of_allocation(site: Site, **wanted: Any) -> Report:
@@ -40,11 +40,5 @@ def of_allocation(site: Site, **wanted: Any) -> Report:
     price = node_hours(request.num_nodes * request.wall_time_min / 60)
     return Report(
         f"Dry run: {nodes} for {request.wall_time_min:g} min, {price}; nothing was asked for.",
-        lines=[f"Site {site.name!r}: {_usage(used)}"],
+        lines=[f"Site {site.name!r}: {used}"],
     )
-
-
-def _usage(used: Usage) -> str:
-    live = f", {node_hours(used.committed)} more by live allocations" if used.committed else ""
-    most = "" if used.limit is None else f", of {used.limit:g} at most"
-    return f"{node_hours(used.node_hours)} used{live}{most}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import act, declare, look, spend
+from . import act, declare, forms, look, spend
 from .magic import MAGICS
 
-__all__ = ["MAGICS", "act", "declare", "look", "spend"]
+__all__ = ["MAGICS", "act", "declare", "forms", "look", "spend"]

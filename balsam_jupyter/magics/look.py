@@ -10,7 +10,7 @@ from ..models import TASK_STATES, Query
 from ..status import explain, task_counts
 from ..submission import newest
 from . import cost
-from .grammar import WHOLE, argument, option
+from .grammar import FLAG, WHOLE, argument, option
 from .line import Asked
 from .magic import magic
 from .report import MOST_ROWS, Log, Report, Table
@@ -58,17 +58,21 @@ def _ensembles(session: Session) -> Table:
     return Table(["ensemble", "app", "tasks", *TASK_STATES, "begun"], rows, len(records))
 
 
-@magic(argument("name", "the ensemble", completes="ensemble"))
+@magic(
+    argument("name", "an ensemble; left out: all of the site", default=None, completes="ensemble"),
+    option("--plotly", "only a figure of the tasks' states over time, to hover, zoom and export", kind=FLAG),
+)
 def balsam_watch(session: Session, asked: Asked) -> Any:
-    """Follow an ensemble in the background, in a live figure of its tasks' states; other cells run meanwhile.
+    """Follow an ensemble, or the site, in the background, in a live dashboard; other cells run meanwhile.
 
-    Example::
+    Examples::
 
         %balsam_watch scan-1
+        %balsam_watch
     """
-    from ..widgets.watch import watch
-
-    return watch(session.site.engine, session.ensemble(asked.name).name)
+    if asked.name is None:
+        return session.executor.dashboard(plotly=asked.plotly)
+    return session.ensemble(asked.name).watch(plotly=asked.plotly)
 
 
 @magic(argument("name", "the ensemble", completes="ensemble"))

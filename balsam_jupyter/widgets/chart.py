@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+import time
 from datetime import datetime
 from html import escape
 from types import ModuleType
 from typing import Any
 
-from ..history import BINS
 from ..monitor import Snapshot
 from . import static
-from .palette import COLOURS
+from .palette import ANYWHERE, COLOURS, GRID, INK
+
+PERIOD_S = 1.0
 
 
 def _import_jsonschema() -> None:
@@ -43,13 +45,20 @@ def _import_jsonschema() -> None:
 class Chart:
     """One widget for an ensemble, whatever its size; `draw` sets traits only, so any one thread may call it.
 
+    Parameters
+    ----------
+    title : str
+        What it is about; "" leaves out all but the figure.
+    snapshot : Snapshot
+        What is shown at first.
+
     Raises
     ------
     ImportError
         If ipywidgets, plotly or anywidget is missing.
     """
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(self, title: str, snapshot: Snapshot) -> None:
         _import_jsonschema()
         import ipywidgets
         import plotly.graph_objects as go
@@ -63,7 +72,7 @@ class Chart:
                 fillcolor=colour,
                 hovertemplate="%{y}",
             )
-            for state, colour in COLOURS.items()
+            for state, colour in ANYWHERE.items()
         ]
         self.figure: Any = go.FigureWidget(
             data=areas,
@@ -71,23 +80,34 @@ class Chart:
                 "height": 260,
                 "autosize": True,
                 "margin": {"l": 50, "r": 10, "t": 10, "b": 30},
-                "template": "plotly_white",
-                "xaxis": {"type": "date"},
-                "yaxis": {"title": {"text": "tasks"}, "rangemode": "tozero"},
-                "legend": {"traceorder": "normal"},
+                # No ground of its own, and inks that are legible on a light and on a dark page.
+                "template": "none",
+                "paper_bgcolor": "rgba(0,0,0,0)",
+                "plot_bgcolor": "rgba(0,0,0,0)",
+                "font": {"color": INK, "size": 11},
+                "xaxis": {"type": "date", "showgrid": False, "linecolor": INK},
+                "yaxis": {"rangemode": "tozero", "gridcolor": GRID, "zerolinecolor": GRID},
+                "legend": {"traceorder": "normal", "orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+                "hovermode": "x unified",
+                "hoverlabel": {"font": {"color": "#222222"}, "bgcolor": "rgba(255,255,255,0.95)"},
             },
         )
-        name: Any = ipywidgets.HTML(f"<b>{escape(snapshot.ensemble)}</b>", layout={"flex": "0 0 auto"})
+        name: Any = ipywidgets.HTML(f"<b>{escape(title)}</b>", layout={"flex": "0 0 auto"})
         self.bar: Any = ipywidgets.IntProgress(min=0, max=1, layout={"flex": "1 1 auto"})
         self.bar.style.bar_color = COLOURS["FINISHED"]
         self.line: Any = ipywidgets.HTML()  # which breaks long lines; a Label cuts them
         row: Any = ipywidgets.HBox([name, self.bar])
-        self.box: Any = ipywidgets.VBox([row, self.line, self.figure])
+        self.box: Any = ipywidgets.VBox([row, self.line, self.figure] if title else [self.figure])
+        self.box.add_class("bj-live")
         self._widgets = [self.box, row, name, self.bar, self.line, self.figure]
+        self._drawn_at = -PERIOD_S
         self.draw(snapshot)
 
-    def draw(self, snapshot: Snapshot) -> None:
-        """Show this snapshot."""
+    def draw(self, snapshot: Snapshot, failures: Any = None, cell_runs: bool = False) -> None:
+        """Show this snapshot; ten times a second would be too much for plotly."""
+        if not snapshot.done and time.monotonic() - self._drawn_at < PERIOD_S:
+            return
+        self._drawn_at = time.monotonic()
         import numpy as np
 
         self.bar.max = max(snapshot.total, 1)
@@ -98,15 +118,25 @@ class Chart:
         start = datetime.fromtimestamp(series.start).isoformat(sep=" ")
         with self.figure.batch_update():
             for trace in self.figure.data:
-                heights = np.asarray(series.counts[trace.name][-BINS:], dtype="int32")
+                # The last one twice: a step is as long as it is to the next.
+                numbers = series.counts[trace.name]
+                heights = np.asarray([*numbers, *numbers[-1:]], dtype="int32")
                 trace.update(x0=start, dx=1000 * series.width, y=heights)
 
-    def bundle(self, snapshot: Snapshot) -> dict[str, Any]:
-        """The MIME bundle that shows the widget, and text where there is no kernel."""
-        shown: dict[str, Any] = dict(self.box._repr_mimebundle_())
-        return {**shown, **static.bundle(snapshot)}
+    def widen(self, width: int) -> None:
+        """Make the figure so many pixels wide, where it cannot find out by itself."""
+        if self.figure.layout.width != width:
+            self.figure.layout.width = width
+
+    def mimebundle(self) -> dict[str, Any]:
+        """What shows the widget."""
+        return dict(self.box._repr_mimebundle_())
 
     def close(self) -> None:
         """Take the widgets out of the kernel and the page."""
         for widget in self._widgets:
+            parts: list[Any] = [getattr(widget, name, None) for name in ("layout", "style")]
             widget.close()
+            for part in parts:
+                if hasattr(part, "close"):  # of plotly's figure the layout is no widget
+                    part.close()

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from ..history import Series
-from ..models import TASK_STATES
+from ..models import TASK_STATES, Allocation
 from ..monitor import Snapshot
-from .palette import COLOURS
+from .palette import ANYWHERE, INK
 
 WIDTH, HEIGHT = 720, 200
-_LEFT, _BOTTOM, _TOP, _RIGHT = 48, 22, 8, 12
+_LEFT, _BOTTOM, _TOP, _RIGHT = 60, 22, 8, 12
+_SHOWN = 5
+
+# While the live view below it is there, the static one is hidden; and once that is gone with its kernel, what the page
+# says of it ("model not found") is. A notebook that is not trusted drops the style, and with it shows no live view.
+STYLE = (
+    "<style>.jp-OutputArea-child:has(.bj-still):has(+ .jp-OutputArea-child .bj-live){display:none!important}"
+    ".jp-OutputArea-child:has(.bj-still) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)){display:none!important}"
+    "</style>"
+)
 
 
 def duration(seconds: float) -> str:
@@ -29,21 +40,22 @@ def duration(seconds: float) -> str:
 
 def numbers(counts: dict[str, int]) -> str:
     """``12 FINISHED, 1 FAILED``: the states that have tasks."""
-    return ", ".join(f"{counts[state]} {state}" for state in TASK_STATES if counts.get(state)) or "no tasks"
+    return ", ".join(f"{counts[state]:,} {state}" for state in TASK_STATES if counts.get(state)) or "no tasks"
 
 
 def progress_line(snapshot: Snapshot) -> str:
     """One line: how far, how fast, when it ends, and whether the numbers are old."""
-    parts = [f"{snapshot.ended}/{snapshot.total} done ({numbers(snapshot.counts)})"]
+    parts = [f"{snapshot.ended:,}/{snapshot.total:,} done ({numbers(snapshot.counts)})"]
     if snapshot.rate:
         per_second = snapshot.rate >= 1
         parts.append(f"{snapshot.rate:.3g}/s" if per_second else f"{60 * snapshot.rate:.3g}/min")
     runs = any(one.state == "running" for one in snapshot.allocations)
-    if snapshot.remaining_s is not None and not snapshot.done and runs:
+    left = snapshot.total - snapshot.ended
+    if snapshot.remaining_s is not None and left and runs:
         ends = time.localtime(snapshot.time + snapshot.remaining_s)
         clock = "%H:%M:%S" if snapshot.remaining_s < 3600 else "%H:%M" if snapshot.remaining_s < 43200 else "%a %H:%M"
         parts.append(f"about {duration(snapshot.remaining_s)} left, until {time.strftime(clock, ends)}")
-    if not snapshot.done and not runs:
+    if left and not runs:
         waiting = [one for one in snapshot.allocations if one.state in ("queued", "pending_submission")]
         parts.append("allocation queued" if waiting else "no allocation runs")
     if snapshot.error:
@@ -51,68 +63,114 @@ def progress_line(snapshot: Snapshot) -> str:
     return " · ".join(parts)
 
 
-def text(snapshot: Snapshot) -> str:
+def text(snapshot: Snapshot, title: str = "") -> str:
     """The view as plain text."""
     share = snapshot.ended / snapshot.total if snapshot.total else 1.0
     filled = int(20 * share)
-    return f"{snapshot.ensemble} [{'#' * filled}{'.' * (20 - filled)}] {progress_line(snapshot)}"
+    return f"{title or snapshot.ensemble} [{'#' * filled}{'.' * (20 - filled)}] {progress_line(snapshot)}"
 
 
-def svg(series: Series) -> str:
-    """Task states over time as stacked areas."""
+def svg(series: Series, allocations: Sequence[Allocation] = ()) -> str:
+    """Task states over time as stacked areas, and below them a line for each time in which nodes were there."""
     bins = len(series)
-    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
     most = max((sum(column) for column in zip(*series.counts.values(), strict=True)), default=0) or 1
     base = [0] * bins
     shapes = []
-    for state, colour in COLOURS.items():
+    for state, colour in ANYWHERE.items():
         top = [low + number for low, number in zip(base, series.counts[state], strict=True)]
         if top != base:
-            edge = _steps(top, plot_width, plot_height, most)
-            back = _steps(base, plot_width, plot_height, most)[::-1]
-            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge + back)
-            shapes.append(f'<polygon fill="{colour}" points="{points}"><title>{state}</title></polygon>')
+            path = _area(base, top, most)
+            shapes.append(f'<path fill="{colour}" d="{path}"><title>{state}</title></path>')
         base = top
+    shapes += _bands(series, allocations)
     ends = [time.strftime("%H:%M:%S", time.localtime(moment)) for moment in (series.start, series.end)] if bins else []
     bottom = HEIGHT - _BOTTOM
     labels = [
         (_LEFT - 6, bottom, "end", "0"),
-        (_LEFT - 6, _TOP + 10, "end", str(most)),
-        *zip((_LEFT, WIDTH - _RIGHT), (HEIGHT - 6, HEIGHT - 6), ("start", "end"), ends, strict=False),
+        (_LEFT - 6, _TOP + 10, "end", f"{most:,}"),
+        *zip((_LEFT, WIDTH - _RIGHT), (HEIGHT - 4, HEIGHT - 4), ("start", "end"), ends, strict=False),
     ]
     texts = "".join(f'<text x="{x}" y="{y}" text-anchor="{anchor}">{label}</text>' for x, y, anchor, label in labels)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" viewBox="0 0 {WIDTH} {HEIGHT}">'
-        f'<rect width="100%" height="100%" fill="white"/>{"".join(shapes)}'
-        f'<path d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - _RIGHT}" fill="none" stroke="#666"/>'
-        f'<g font-family="sans-serif" font-size="11" fill="#333">{texts}</g></svg>'
+        f"{''.join(shapes)}"
+        f'<path d="M{_LEFT} {_TOP}V{bottom}H{WIDTH - _RIGHT}" fill="none" stroke="{INK}"/>'
+        f'<g font-family="sans-serif" font-size="11" fill="{INK}">{texts}</g></svg>'
     )
 
 
-def _steps(heights: list[int], plot_width: int, plot_height: int, most: int) -> list[tuple[float, float]]:
-    points = []
-    for at, height in enumerate(heights):
-        y = HEIGHT - _BOTTOM - plot_height * height / most
-        points += [(_LEFT + plot_width * (at + edge) / len(heights), y) for edge in (0, 1)]
-    return points
+def _area(base: list[int], top: list[int], most: int) -> str:
+    """The path of one area: along its top, and back along its base."""
+    return f"M{_edge(top, most, 1)}L{_edge(base, most, -1)}Z"
 
 
-def html(snapshot: Snapshot) -> str:
-    """The view as HTML: a picture in an image tag (untrusted notebooks show no inline SVG) and the numbers."""
-    picture = base64.b64encode(svg(snapshot.series).encode()).decode()
+def _edge(heights: list[int], most: int, step: int) -> str:
+    """A line of steps from left to right, or back; equal neighbours are one."""
+    plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
+    places = [(at, at + 1) for at in range(len(heights))]
+    if step < 0:
+        places = [(end, begin) for begin, end in reversed(places)]
+        heights = heights[::-1]
+    parts: list[str] = []
+    for at, ((begin, end), height) in enumerate(zip(places, heights, strict=True)):
+        y = f"{HEIGHT - _BOTTOM - plot_height * height / most:.4g}"
+        x = f"{_LEFT + plot_width * end / len(heights):.4g}"
+        if at == 0:
+            parts.append(f"{_LEFT + plot_width * begin / len(heights):.4g} {y}H{x}")
+        elif heights[at - 1] == height:
+            parts[-1] = parts[-1][: parts[-1].rindex("H")] + f"H{x}"
+        else:
+            parts.append(f"V{y}H{x}")
+    return "".join(parts)
+
+
+def _bands(series: Series, allocations: Sequence[Allocation]) -> list[str]:
+    """A thin line below the axis for the time of each allocation."""
+    span = len(series) * series.width
+    bands = []
+    for one in allocations if span else ():
+        begin = ((one.start_time or series.end) - series.start) / span
+        end = ((one.end_time or series.end) - series.start) / span
+        begin, end = max(0.0, begin), min(1.0, end)
+        if end > begin:
+            x, width = _LEFT + (WIDTH - _LEFT - _RIGHT) * begin, (WIDTH - _LEFT - _RIGHT) * (end - begin)
+            title = f"<title>allocation {one.id}</title>"
+            bands.append(
+                f'<rect x="{x:.1f}" y="{HEIGHT - _BOTTOM + 2}" width="{width:.1f}" height="3" fill="{INK}">'
+                f"{title}</rect>"
+            )
+    return bands
+
+
+def html(snapshot: Snapshot, title: str = "", failures: Mapping[str, Any] | None = None) -> str:
+    """The view as HTML: a picture in an image tag (untrusted notebooks show no inline SVG), the numbers, failures."""
+    picture = base64.b64encode(svg(snapshot.series, snapshot.allocations).encode()).decode()
     legend = " ".join(
-        f'<span style="white-space:nowrap;margin-right:1em"><span style="color:{COLOURS[state]}">&#9632;</span> '
-        f"{state} {snapshot.counts[state]}</span>"
+        f'<span style="white-space:nowrap;margin-right:1em"><span style="color:{ANYWHERE[state]}">&#9632;</span> '
+        f"{state} {snapshot.counts[state]:,}</span>"
         for state in TASK_STATES
         if snapshot.counts[state]
     )
     return (
-        f"<div><b>{escape(snapshot.ensemble)}</b>: {escape(progress_line(snapshot))}<br>"
-        f'<img alt="{escape(text(snapshot))}" width="{WIDTH}" height="{HEIGHT}" '
-        f'src="data:image/svg+xml;base64,{picture}"><br>{legend}</div>'
+        f'<div class="bj-still">{STYLE}<b>{escape(title or snapshot.ensemble)}</b>: {escape(progress_line(snapshot))}'
+        f'<br><img alt="{escape(text(snapshot, title))}" width="{WIDTH}" height="{HEIGHT}" style="max-width:100%" '
+        f'src="data:image/svg+xml;base64,{picture}"><br>{legend}{_table(failures)}</div>'
     )
 
 
-def bundle(snapshot: Snapshot) -> dict[str, str]:
+def _table(failures: Mapping[str, Any] | None) -> str:
+    if not failures or not failures["groups"]:
+        return ""
+    left = 'style="text-align:left"'
+    rows = "".join(
+        f"<tr><td {left}>{escape(one['title'])}</td><td {left}><code>{escape(one['shape'])}</code></td></tr>"
+        for one in failures["groups"][:_SHOWN]
+    )
+    more = len(failures["groups"][_SHOWN:]) + failures["more"]
+    rest = f"<tr><td {left} colspan=2>… and {more:,} more groups</td></tr>" if more else ""
+    return f"<table><tr><th {left}>failed</th><th {left}>error</th></tr>{rows}{rest}</table>"
+
+
+def bundle(snapshot: Snapshot, title: str = "", failures: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The view for a saved notebook, as a MIME bundle."""
-    return {"text/plain": text(snapshot), "text/html": html(snapshot)}
+    return {"text/plain": text(snapshot, title), "text/html": html(snapshot, title, failures)}

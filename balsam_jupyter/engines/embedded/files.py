@@ -38,6 +38,13 @@ def log_piece(workdir: Path, start: int, most: int) -> bytes:
     return b""
 
 
+def log_size(workdir: Path) -> int:
+    """Bytes of the log; 0 before there is one."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return (workdir / "job.out").stat().st_size
+    return 0
+
+
 def log_text(workdir: Path, tail: int | None) -> str:
     """The log, or its last `tail` lines; logs can be huge, so no more than 1,000 bytes a line are looked at."""
     if tail is None:

@@ -17,3 +17,8 @@ export function fill(element, ...children) {
   element.replaceChildren(...children.filter((child) => child != null));
   return element;
 }
+
+/** Set the text of an element, if it is another: what does not change costs the page nothing. */
+export function put(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}

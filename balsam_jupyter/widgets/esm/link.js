@@ -2,7 +2,8 @@
 
 /**
  * One link for each model; its views share it.
- *   ask(what, arguments) → promise of the answer; it waits while a cell runs, as all that the kernel is asked.
+ *   ask(what, arguments, {quiet}) → promise of the answer; it waits while a cell runs, as all that the kernel is asked.
+ *     That nobody waits for a quiet one is not said.
  *   on(kind, listener(value, buffers)) → function that takes the listener out.
  *   onWaiting(listener(boolean)): whether some question has waited for more than half a second.
  */
@@ -14,7 +15,7 @@ export function connect(model) {
   let timer = null;
 
   const settle = () => {
-    if (open.size > 0) return;
+    if ([...open.values()].some((question) => !question.quiet)) return;
     clearTimeout(timer);
     timer = null;
     for (const listener of waitingListeners) listener(false);
@@ -35,11 +36,11 @@ export function connect(model) {
 
   const page = Math.floor(Math.random() * 2 ** 31); // two pages of one kernel must not take each other's answers
   return {
-    ask(what, args = {}) {
+    ask(what, args = {}, { quiet = false } = {}) {
       const number = `${page}-${(last += 1)}`;
-      timer ??= setTimeout(() => waitingListeners.forEach((listener) => listener(true)), 500);
+      if (!quiet) timer ??= setTimeout(() => waitingListeners.forEach((listener) => listener(true)), 500);
       return new Promise((resolve, reject) => {
-        open.set(number, { resolve, reject });
+        open.set(number, { resolve, reject, quiet });
         model.send({ ask: number, what, arguments: args });
       });
     },

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -26,6 +27,10 @@ LOGS = ("job.out", "job.err")
 _SPAWNING = frozenset(
     {"subprocess.Popen", "os.fork", "os.forkpty", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn"}
 )
+# What changes the process for the next task, and raises no audit event.
+_WIRED = [(os, name) for name in ("dup2", "close", "closerange")] + [
+    (signal, name) for name in ("signal", "alarm", "setitimer")
+]
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _getcwd, _getcwdb = os.getcwd, os.getcwdb
 
@@ -54,7 +59,8 @@ class Stage:
         self.looked = ""  # a folder of which it is known what is there
         self.there: frozenset[str] = frozenset()
         self.directory = ""  # of the task that runs here, as long as it has none of its own
-        self.stdout, self.stderr = sys.stdout, sys.stderr
+        self.tripped = False  # a task may have changed something of the process
+        self.stdin, self.stdout, self.stderr = sys.stdin, sys.stdout, sys.stderr
         self.close()
 
     def enter(self, directory: str) -> bool:
@@ -105,6 +111,21 @@ class Stage:
             self.materialise()
         with self.lock:
             self.directory = ""
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the process is as it was, as far as wires and audit events tell: they see whatever Python code does.
+
+        C code trips no wire: after a task that ran long enough for such, all has to be looked at.
+        """
+        return (
+            not self.tripped
+            and self.parent != ""
+            and sys.stdin is self.stdin
+            and sys.stdout is self.stdout
+            and sys.stderr is self.stderr
+            and not (self.stdin.closed or self.stdout.closed or self.stderr.closed)
+        )
 
     def reset(self) -> None:
         """Point the process's working directory and streams here again, wherever a task has put them."""
@@ -186,6 +207,8 @@ class Stage:
         """
         self.before_spawn = before_spawn
         os.getcwd, os.getcwdb = _Where(self, _getcwd), _Where(self, _getcwdb)
+        for module, name in _WIRED:
+            setattr(module, name, _Wire(self, getattr(module, name)))
         accessor = getattr(sys.modules.get("pathlib"), "_NormalAccessor", None)  # Python 3.10 keeps the function there
         if accessor is not None:
             accessor.getcwd = os.getcwd
@@ -193,6 +216,7 @@ class Stage:
         os.register_at_fork(after_in_child=self._forget)
 
     def _on_audit(self, event: str, args: Any) -> None:
+        self.tripped = True
         if event in _SPAWNING:
             self.before_spawn()
             self.materialise()
@@ -203,6 +227,17 @@ class Stage:
         self.directory = self.path = ""
 
 
+class _Wire:
+    """A function that tells the stage when it is called."""
+
+    def __init__(self, stage: Stage, real: Any) -> None:
+        self.stage, self.real = stage, real
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.stage.tripped = True
+        return self.real(*arguments, **named)
+
+
 class _Where:
     """`os.getcwd` that first gives the task a directory. An object, as it may be kept as an attribute of a class."""
 
@@ -210,6 +245,7 @@ class _Where:
         self.stage, self.real = stage, real
 
     def __call__(self) -> Any:
+        self.stage.tripped = True
         self.stage.before_spawn()  # multiprocessing tells nobody before it spawns, but asks for this
         self.stage.materialise()
         return self.real()

@@ -38,6 +38,7 @@ from typing import Any
 _handler = importlib.import_module("_signal").getsignal  # signal.getsignal makes an enum of each, which is slow
 
 FLUSH_S = 0.005
+QUICK_S = 0.0001  # in less time no C library sets a timer or goes elsewhere
 PATIENCE_S = 0.05
 HANDLED = (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGUSR1)
 MANY = 100  # in so large a batch, looking which directories are there costs less than asking for each
@@ -309,6 +310,7 @@ class Worker:
             error = "".join(traceback.format_exception(type(raised), raised, userapp.user_frames(raised.__traceback__)))
             print(error, file=sys.stderr)
             exception = userapp.pickled(raised)
+        untouched = self.stage.untouched
         self.stage.flush()
         try:
             files.when_there_is_room(self.stage.leave)
@@ -321,7 +323,8 @@ class Worker:
         plain = code == 0 and not (error or note)
         self.untold = (job, began, runtime, value) if plain else (job, code, began, runtime, outcome)
         self.record.wait_for_room(len(self.unwritten) + files.ROOM // 2)
-        self.clean_up()
+        if runtime > QUICK_S or not (untouched and self.stage.parent):
+            self.clean_up()
 
     def enter_own(self, directory: str, keep_log: bool, inputs: list[tuple[str, str, bytes]]) -> None:
         files.make(directory)
@@ -366,6 +369,7 @@ class Worker:
         app = self.app(key)
         given = decode(parameters)
         self.variables[b"BALSAM_JOB_ID"] = self.environment[b"BALSAM_JOB_ID"] = b"%d" % job
+        self.stage.tripped = False
         value = app.call(userapp.Job(job, given, tags, data, directory), given)
         note = ""
         if app.outputs:

@@ -20,7 +20,7 @@ def put_app(con: sqlite3.Connection, app: AppRecord) -> int:
     plain = {field.name: getattr(app, field.name) for field in fields(app)}
     payload = plain.pop("payload")
     plain.pop("id")
-    plain["parameters"] = {name: asdict(p) | {"default": _packed(p.default)} for name, p in app.parameters.items()}
+    plain["parameters"] = {name: _parameter(one) for name, one in app.parameters.items()}
     record = json.dumps(plain)
     found = con.execute("SELECT id, record, payload FROM app WHERE name = ?", (app.name,)).fetchone()
     if found is None:
@@ -44,6 +44,13 @@ def apps(con: sqlite3.Connection, app_id: int | None = None) -> list[AppRecord]:
     return [_app(*row) for row in rows]
 
 
+def _parameter(one: Parameter) -> dict[str, Any]:
+    """A parameter as JSON-able data; what it has not is left out, so that a record of before stays equal."""
+    packed = {name: value for name, value in vars(one).items() if name != "choices"}
+    packed["default"] = _packed(one.default)
+    return {**packed, "choices": [_packed(value) for value in one.choices]} if one.choices else packed
+
+
 def _packed(value: Any) -> list[str]:
     """A default of any type as JSON-able data."""
     encoded = encode(value)
@@ -57,8 +64,9 @@ def _unpacked(packed: list[str]) -> Any:
 
 def _app(app_id: int, record: str, payload: bytes | None) -> AppRecord:
     plain = json.loads(record)
-    parameters = plain["parameters"].items()
-    plain["parameters"] = {name: Parameter(**(p | {"default": _unpacked(p["default"])})) for name, p in parameters}
+    for name, one in plain["parameters"].items():
+        choices = tuple(map(_unpacked, one.pop("choices", ())))
+        plain["parameters"][name] = Parameter(**(one | {"default": _unpacked(one["default"]), "choices": choices}))
     return AppRecord(**plain, payload=payload, id=app_id)
 
 
