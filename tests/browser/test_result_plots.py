@@ -21,7 +21,7 @@ def run(T, name, gate):
     import os, time
     print("<b>the log</b> of", T)
     while not os.path.exists(f"{gate}{T}"): time.sleep(0.02)
-    return {"pressure": T / 100}""",
+    return {"pressure": T / 100 + len(name)}""",
     """rows = Sweep.grid(T=[250, 300, 350], name=["lj", "<img src=x onerror='window.harmed = 1'>"], gate=["gate"])
 ens = BalsamExecutor().submit_sweep("eos", rows, name="scan")
 %balsam_allocate -n 1 -t 10 --job-mode serial""",
@@ -34,6 +34,8 @@ ens = BalsamExecutor().submit_sweep("eos", rows, name="scan")
 def click(notebook: Notebook, words: str) -> str:
     """Hover over one point after the other until one tells of these words, and click it; returns what it told."""
     for point in notebook.page.locator(f"{PLOT} .point").all():
+        notebook.page.mouse.move(5, 5)
+        notebook.wait_until("!document.querySelector('.hoverlayer .hovertext')")
         point.hover(force=True)
         told = notebook.wait_for(".hoverlayer .hovertext").text_content()
         if words in told:

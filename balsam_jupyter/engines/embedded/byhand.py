@@ -36,7 +36,7 @@ def command(engine: EmbeddedEngine, job: JobRow) -> tuple[list[str], dict[str, s
         transfers.check(record.name, record.transfers, job.transfers, _locations(engine))
         flow.unfinished_parents(engine.store.con, job.parent_ids, job.on_parent_failure == "wait")
     if record.kind == "python":
-        return [record.python_exe, f"{record.name}.run"], dict(record.environment_variables)
+        return [*filter(None, [record.python_exe]), f"{record.name}.run"], dict(record.environment_variables)
     preparer = Preparer(clean_environment())
     argv = _argv(engine, preparer, preparer.app(record), job)
     return argv, {**record.environment_variables, "BALSAM_JOB_ID": str(job.id)}

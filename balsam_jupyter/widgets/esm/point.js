@@ -3,10 +3,13 @@
 import { fill, h } from "./dom.js";
 import { connect } from "./link.js";
 
-/** The plot that stands in the same box; null until it is drawn. */
+/**
+ * The plot that stands in the same box; null until it is drawn. plotly makes an empty one first, which should not be
+ * resized while it draws the real one: so it is there when it has a title.
+ */
 function plotBeside(element) {
   const plot = element.closest(".balsam-plot")?.querySelector(".js-plotly-plot");
-  return plot?.on && plot._fullLayout ? plot : null;
+  return plot?.on && plot._fullLayout && plot.querySelector(".gtitle") ? plot : null;
 }
 
 /** A list of names and texts. */
