@@ -212,6 +212,37 @@ def test_a_plot_grows_by_appending_and_tells_mistakes_that_show_late(
     assert "There is no column 'presure'. Did you mean 'pressure'?" in waiting._drawing.empty
 
 
+def test_the_figure_has_what_the_drawing_has_however_it_grew(exctr: BalsamExecutor, allocation: BatchJob) -> None:
+    """Several colours at once, a chunk that fills up, points that go, and nothing sent that has not changed."""
+    ens = exctr.submit_sweep("Eos", [{"T": 100.0, "rho": 0.1}], name="scan").wait(60)
+    plot = ens.plot("T", "row", color="kind")
+    growing = figures.Growing(plot._drawing)
+
+    def is_there() -> bool:
+        want = figures.traces(plot._drawing)
+        have = [trace for trace in growing.widget.data if trace.visible is not False]
+        assert sorted(task for trace in have for task in trace.customdata) == sorted(
+            task for trace in want.values() for task in trace["customdata"]
+        )
+        return all(tuple(trace.hovertext) in {tuple(one["hovertext"]) for one in want.values()} for trace in have)
+
+    assert is_there()
+    for more in ([("a", 3), ("b", 2)], [("a", 300), ("c", 1), ("d", 1)], [("lj", 1)]):
+        ens.add([{"T": float(T), "rho": 0.1, "kind": kind} for kind, number in more for T in range(number)])
+        ens.kill()
+        ens.wait(60)
+        plot._repr_mimebundle_()
+        growing.draw(plot._drawing)
+        assert is_there()
+    assert {trace.name for trace in growing.widget.data if trace.showlegend} == {"lj", "a", "b", "c", "d"}
+    few = Scatter("t", x=Axis("T"), y=Axis("row"), series=[Series("a", x=[1.0], y=[1.0], tasks=[1], texts=["row 1"])])
+    for drawing in (few, plot._drawing):
+        plot._drawing = drawing
+        growing.draw(drawing)
+        assert is_there()
+    growing.close()
+
+
 def test_generations_are_apart(exctr: BalsamExecutor, allocation: BatchJob) -> None:
     exctr.submit_sweep("Eos", [{"T": 300.0, "rho": 0.1}], name="scan").wait(60)
 

@@ -112,12 +112,13 @@ def test_what_cannot_be_read_is_told_in_no_cell(start: Start, site: Site) -> Non
     told += kernel.run("_ = %balsam_allocate -n 1 -t 10 --job-mode serial").messages
 
     def over(one: Message) -> bool:
-        told.append(one)
         return one["msg_type"] == "update_display_data"
 
-    if not any(map(over, [*told])):
-        kernel.until(over)
-    (end,) = [one for one in told if one["msg_type"] == "update_display_data"][-1:]
+    def noted(one: Message) -> bool:
+        told.append(one)
+        return over(one)
+
+    end = next(filter(over, told), None) or kernel.until(noted)
     assert end["content"]["data"]["text/plain"] == "scan: y over i: 0 points · 2 rows without y"
     assert not [one for one in told if one["msg_type"] == "stream"]
     assert "outputs missing in 2 of 2 finished rows" in kernel.run("_ = ens.to_dataframe()").streams

@@ -287,7 +287,8 @@ class Growing:
             if changed:
                 self.widget.update_layout(changed, overwrite=True)
         if new:
-            self._at.update((key, len(self._at) + number) for number, key in enumerate(new))
+            first = len(self._at)
+            self._at.update((key, first + number) for number, key in enumerate(new))
             self.widget.add_traces([wanted[key] for key in new])
         self._sent = {key: wanted.get(key, {"visible": False}) for key in self._at}
         self._layout = layout_wanted

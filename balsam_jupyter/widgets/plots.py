@@ -218,17 +218,16 @@ class ResultPlot:
                     return
                 try:
                     drawing = self._read()
-                except NotFound as error:  # renamed or deleted: there is nothing to follow
-                    self._drawing.notes = [str(error)]
-                    self._show(self._drawing, save=True)
-                    return
-                except Exception as error:  # a full disk, a lost network: it is tried again
-                    log.warning("plot of %s: %s", self._ensemble.name, error)
-                else:
                     unended = drawing.unended
                     save = not unended or began > saved + _SAVED_S
                     saved = began if save else saved
                     self._show(drawing, save)
+                except NotFound as error:  # renamed or deleted: there is nothing to follow
+                    self._drawing.notes = [str(error)]
+                    self._show(self._drawing, save=True)
+                    return
+                except Exception:  # a full disk, a lost network: it is tried again, and printed into nobody's cell
+                    log.exception("plot of %s", self._ensemble.name)
             marks = self._drawing.marks
             news.closed.wait(max(PERIOD_S, _SHARE * (time.monotonic() - began), marks / _MARKS_A_SECOND))
 

@@ -52,12 +52,15 @@ def lab(folder: Path) -> Iterator[Lab]:
         yield lab
 
 
-def click(notebook: Notebook, number: int) -> None:
-    """Hover over a point until it tells its row, then click it."""
-    point = notebook.page.locator(f"{PLOT} .point").nth(number)
-    point.hover(force=True)
-    notebook.wait_for(".hoverlayer .hovertext")
-    point.click(force=True)
+def click(notebook: Notebook, words: str) -> str:
+    """Hover over one point after the other until one tells of these words, and click it; returns what it told."""
+    for point in notebook.page.locator(f"{PLOT} .point").all():
+        point.hover(force=True)
+        told = notebook.wait_for(".hoverlayer .hovertext").text_content()
+        if words in told:
+            point.click(force=True)
+            return str(told)
+    raise AssertionError(f"no point tells of {words}")
 
 
 def test_a_plot_in_the_browser(lab: Lab, folder: Path) -> None:
@@ -79,9 +82,8 @@ def test_a_plot_in_the_browser(lab: Lab, folder: Path) -> None:
         notebook.wait_until(f"{POINTS} === 2")
 
         # What is below the mouse is told, what is clicked is opened, and all of it is text.
-        click(notebook, 1)
-        told = notebook.page.locator(".hoverlayer .hovertext").text_content()
-        assert "row 1" in told and "T = 250" in told and "name = <img src=x onerror=" in told
+        told = click(notebook, "row 1")
+        assert "T = 250" in told and "name = <img src=x onerror=" in told
         notebook.wait_for(f"{PANEL} pre:text('<b>the log</b> of 250')")
         text = notebook.page.locator(PANEL).inner_text()
         assert "Row 1" in text and "FINISHED" in text and "pressure" in text and "<img src=x" in text
