@@ -51,6 +51,7 @@ def default(home: Path) -> Iterator[Site]:
     [
         ("02-sweeps-and-results.ipynb", {"diffusion-pilot": 4, "diffusion": 48, "diffusion-test": 10}),
         ("03-adaptive.ipynb", {"cliff": 200, "cliff-test": 200}),
+        ("04-watching.ipynb", {"magnet": 62}),
     ],
 )
 def test_all_cells_again_run_no_task(name: str, rows: dict[str, int], default: Site, tmp_path: Path) -> None:

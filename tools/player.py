@@ -30,7 +30,6 @@ from balsam_jupyter.models import TERMINAL, Query  # noqa: E402
 if TYPE_CHECKING:
     from balsam_jupyter import BalsamExecutor, Ensemble
 
-GROUP_S = 0.05  # between two commits, as a launcher's
 RUN_S = 0.1  # for which a task is RUNNING
 ERRORS = (
     "ValueError: the pressure is not finite",
@@ -51,6 +50,7 @@ class Pace:
     rate: float = 500.0
     failing: float = 0.01
     ends_s: float = 0.0
+    group_s: float = 0.05
 
 
 def prepare(folder: Path, pace: Pace) -> None:
@@ -142,7 +142,7 @@ class Player:
                 if self.ended > before:
                     log.write(f"{time.time()},{self.ended}\n")
                 self.session.beat(self.store)
-                next_at = began + (int(elapsed / GROUP_S) + 1) * GROUP_S
+                next_at = began + (int(elapsed / self.pace.group_s) + 1) * self.pace.group_s
                 while (pause := next_at - time.monotonic()) > 0:
                     ear.wait(pause)
         ear.close()
@@ -166,7 +166,7 @@ def main() -> None:
     for name, default in vars(Pace()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=default)
     given = parser.parse_args()
-    Player(given.site, given.allocation, Pace(given.rate, given.failing, given.ends_s)).play()
+    Player(given.site, given.allocation, Pace(given.rate, given.failing, given.ends_s, given.group_s)).play()
 
 
 if __name__ == "__main__":

@@ -39,10 +39,15 @@ def run(notebook: Path) -> dict[str, Any]:
         copy = Path(shutil.copy(notebook, folder))
         with Lab(folder) as lab, Browser(width=1280, height=860) as browser:
             page = browser.open(lab, notebook.name)
-            page.run_all()
+            first, last = 0, page.last_code_cell()
             for text, picture in WINDOWS.get(notebook.name, {}).items():
-                photograph(page, text, picture)
-            page.wait_run(page.last_code_cell(), timeout=300)
+                for cell in range(first, page.find(text) + 1):
+                    page.run(cell)
+                photograph(page, text, picture)  # before the next cells keep the kernel busy
+                first = page.find(text) + 1
+            for cell in range(first, last + 1):
+                page.run(cell)
+            page.wait_run(last, timeout=300)
             page.save()
             for text, picture in OUTPUTS.get(notebook.name, {}).items():
                 page.scroll(page.find(text))
