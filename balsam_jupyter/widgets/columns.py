@@ -55,7 +55,8 @@ class Axis:
             number = _number(cell)
         except (OverflowError, ValueError):  # more than a float holds; a date before the year 1
             return None
-        return number if math.isfinite(number) and not (self.log and number <= 0) else None
+        # Beyond 1e300 something has diverged, and the differences on an axis would not be finite.
+        return number if abs(number) <= 1e300 and not (self.log and number <= 0) else None
 
     def _label(self, cell: Any) -> str:
         """Its label; numbered, if another long name has the same."""
