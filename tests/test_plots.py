@@ -6,6 +6,7 @@ import base64
 import datetime
 import math
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePath
@@ -24,6 +25,7 @@ from balsam_jupyter.widgets import figures, sketch
 from balsam_jupyter.widgets.columns import Axis, axis, label
 from balsam_jupyter.widgets.drawing import Drawing, Heatmap, Parallel, Scatter, Series, decades, steps
 from balsam_jupyter.widgets.kinds import GRID, POINTS
+from balsam_jupyter.widgets.news import News
 from balsam_jupyter.widgets.plots import ResultPlot
 from balsam_jupyter.widgets.sample import read
 
@@ -261,6 +263,30 @@ def test_generations_are_apart(exctr: BalsamExecutor, allocation: BatchJob) -> N
     assert scatter(second.plot("T", "pressure")).series[0].y == [7.0]
     assert scatter(first.plot("T", "pressure")).series[0].y == [30.0]
     assert repr(second.plot("T", "pressure")).startswith("scan (generation 2): ")
+
+
+def test_an_older_generation_is_followed_too(exctr: BalsamExecutor) -> None:
+    first = exctr.submit_sweep("Eos", {"T": [1.0, 2.0], "rho": [0.1]}, name="scan")
+    first.kill(0)
+
+    class Eos2(Eos):
+        site = "here"
+
+        def run(self, T: float, rho: float, kind: str = "lj") -> Any:
+            return {"pressure": 7.0}
+
+    exctr.register_app(Eos2, app_name="Eos")
+    exctr.submit_sweep("Eos", {"T": [1.0], "rho": [0.1]}, name="scan", if_changed="fresh")
+    news = News(first._site.engine, "scan", 1)
+    assert news.wait(unended=True)  # the first time at once
+    told: list[bool] = []
+    waiting = threading.Thread(target=lambda: told.append(news.wait(unended=True)))
+    waiting.start()
+    first.kill(1)
+    waiting.join(30)
+    assert told == [True]
+    news.close()
+    assert not news.wait(unended=False)
 
 
 def test_many_rows_are_sampled_and_points_stay(exctr: BalsamExecutor) -> None:

@@ -21,8 +21,8 @@ IDLE_S = 2.0
 class News:
     """A listener of the site's monitor while tasks are to end; later it waits for anything that happens at the site."""
 
-    def __init__(self, engine: Engine, ensemble: str) -> None:
-        self._engine, self._ensemble = engine, ensemble
+    def __init__(self, engine: Engine, ensemble: str, generation: int) -> None:
+        self._engine, self._ensemble, self._generation = engine, ensemble, generation
         self._cursor = engine.events("now").cursor
         self._subscription: Subscription | None = None
         self._done = False
@@ -40,7 +40,8 @@ class News:
                         return not self.closed.is_set()
                 elif unended:
                     self._done = False
-                    self._subscription = Monitor.of(self._engine).watch(self._ensemble, self._told)
+                    monitor = Monitor.of(self._engine)
+                    self._subscription = monitor.watch(self._ensemble, self._told, generation=self._generation)
                     unended = False
                 else:
                     self._subscription = None

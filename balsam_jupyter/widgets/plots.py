@@ -205,7 +205,8 @@ class ResultPlot:
                 self._pair = Pair(box, self.close)
             self._pair.display(self._bundle())
             if not self.live:
-                self._news = News(self._ensemble._site.engine, self._ensemble.name)
+                ensemble = self._ensemble
+                self._news = News(ensemble._site.engine, ensemble.name, ensemble.generation)
                 self._thread = threading.Thread(target=self._follow, args=(self._news,), daemon=True)
                 self._thread.name = f"balsam-plot-{self._ensemble.name}"
                 self._thread.start()
