@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from balsam_jupyter import Site
+
 from .test_kernel import VIEW, Cell, Kernel, Start, start
 
 __all__ = ["start"]
@@ -86,3 +88,18 @@ def test_a_page_that_comes_later_gets_the_plotly_figure_as_it_is(start: Start) -
     data = told["content"]["data"]
     assert all("x0" in trace for trace in data["state"]["_widget_data"])
     assert ["_widget_data", 0, "y", "buffer"] in data["buffer_paths"]
+
+
+def test_a_view_of_a_site_that_cannot_be_read_prints_in_no_other_cell(start: Start, site: Site) -> None:
+    kernel = start()
+    kernel.run(APP)
+    kernel.run(f"{SUBMIT}\n_ = ens.kill()\nens.watch()")
+    files = sorted(site.engine.path.glob("balsam.db*"))
+    kept = [file.read_bytes() for file in files]
+    for file, content in zip(files, kept, strict=True):
+        file.write_bytes(bytes(255 - byte for byte in content))
+    cell = kernel.run("1 + 1")
+    for file, content in zip(files, kept, strict=True):
+        file.write_bytes(content)
+    assert cell.text == "2" and cell.streams == ""
+    assert not [one for one in cell.messages if one["msg_type"] == "error"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from typing import Any, NamedTuple, Protocol
 
 from IPython.core.getipython import get_ipython
+
+log = logging.getLogger(__name__)
+log.addHandler(logging.NullHandler())
 
 
 class Cell(NamedTuple):
@@ -79,4 +83,7 @@ def _ended(*_: Any) -> None:
     global _running
     _running = False
     for view in list(_views):
-        view.follow()
+        try:
+            view.follow()
+        except Exception as error:  # the site cannot be read: a cell that has nothing to do with it need not say so
+            log.warning("a view looked in vain whether anything has changed: %s", error)
