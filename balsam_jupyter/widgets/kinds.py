@@ -193,10 +193,11 @@ def _scale(one: Axis, places: list[Any]) -> Scale:
 
 def said(one: Axis, place: float) -> str:
     """The text of a mark on an axis."""
-    if one.kind == "date":
+    first, last = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999, beyond which Python has no dates
+    if one.kind == "date" and first <= place <= last:
         moment = datetime.datetime.fromtimestamp(place, datetime.timezone.utc)
         return f"{moment:%Y-%m-%d}" if place % 86400 == 0 else f"{moment:%Y-%m-%d %H:%M}"
-    return f"{place:.4g}"
+    return f"{place:.4g}" if one.kind != "date" else ""
 
 
 class HeatmapKind:
