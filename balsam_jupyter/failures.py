@@ -58,8 +58,8 @@ _TRACEBACK = "Traceback (most recent call last):"
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal takes for commands: colours, titles, control characters."""
-    return _CONTROL.sub("", text)
+    """The text without what a terminal takes for commands (colours, control characters), as UTF-8 can have it."""
+    return _CONTROL.sub("", text).encode("utf-8", "replace").decode()  # a lone surrogate is in no message
 
 
 def telling_line(error: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -230,6 +231,17 @@ def test_an_error_of_the_engine_goes_by(engine: EmbeddedEngine) -> None:
     assert until(told, lambda snap: not snap.error).age_s < 1
     subscription.close()
     player.close()
+
+
+def test_a_site_that_was_removed_is_told(engine: EmbeddedEngine) -> None:
+    told: Told = queue.Queue()
+    subscription = Monitor.of(engine).watch("", told.put, period=0.05)
+    shutil.rmtree(engine.path)
+    silent = until(told, lambda snap: bool(snap.error))
+    assert silent.error.endswith("balsam.db was deleted or replaced while open; open the site again.")
+    subscription.close()
+    assert Monitor.of(engine).join(30)
+    engine.path.mkdir()
 
 
 def test_a_view_left_open_does_not_grow(engine: EmbeddedEngine) -> None:

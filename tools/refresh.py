@@ -6,6 +6,7 @@ usage: python tools/refresh.py [NOTEBOOK …]
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -25,7 +26,6 @@ OUTPUTS = {
     "04-watching.ipynb": {
         "scan.plot(x=": DOCS / "plot.png",
         "scan.plot.heatmap": DOCS / "heatmap.png",
-        "exctr.sweep_form": DOCS / "form.png",
     },
 }
 LIVE = ".bj-live canvas"
@@ -53,6 +53,7 @@ def run(notebook: Path) -> dict[str, Any]:
                 page.scroll(page.find(text))
                 page.photograph(page.find(text), picture)
         text = copy.read_text().replace(lab.env["BALSAM_JUPYTER_HOME"], "~/.local/share/balsam-jupyter")
+        text = re.sub(r"/tmp/ipykernel_\d+/\d+\.py", "ipykernel/cell.py", text)  # the files that tracebacks name
         saved: dict[str, Any] = json.loads(text.replace(sys.prefix, "~/balsam-jupyter/.venv"))
         return saved
 

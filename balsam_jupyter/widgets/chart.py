@@ -63,6 +63,8 @@ class Chart:
         import ipywidgets
         import plotly.graph_objects as go
 
+        from .growing import Figure
+
         areas = [
             go.Scatter(
                 name=state,
@@ -74,7 +76,7 @@ class Chart:
             )
             for state, colour in ANYWHERE.items()
         ]
-        self.figure: Any = go.FigureWidget(
+        self.figure: Any = Figure(
             data=areas,
             layout={
                 "height": 260,

@@ -19,6 +19,9 @@ from ..failures import printable
 _NAMES = (str, PurePath, Enum, bool)
 _NUMBERS = (Real, Decimal, datetime.timedelta)
 _LABEL = 28
+_MOST = 1e300
+"""What is as large as this is taken for infinite: the distance of two such numbers is no number any more."""
+_LAST = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.timezone.utc).timestamp()
 
 Place = float | str
 """Where something lies on an axis: a number (of a date: seconds since the epoch), or a name."""
@@ -55,8 +58,7 @@ class Axis:
             number = _number(cell)
         except (OverflowError, ValueError):  # more than a float holds; a date before the year 1
             return None
-        # Beyond 1e300 something has diverged, and the differences on an axis would not be finite.
-        return number if abs(number) <= 1e300 and not (self.log and number <= 0) else None
+        return number if abs(number) < _MOST and not (self.log and number <= 0) else None  # NaN is not less
 
     def _label(self, cell: Any) -> str:
         """Its label; numbered, if another long name has the same."""
@@ -73,7 +75,8 @@ def _number(cell: Any) -> float:
         return cell.total_seconds()
     if isinstance(cell, datetime.date):
         moment = cell if isinstance(cell, datetime.datetime) else datetime.datetime(cell.year, cell.month, cell.day)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+        return min(seconds, _LAST)  # the last microseconds there are would be rounded to the year 10000
     return float(cell)
 
 
@@ -131,6 +134,7 @@ def check(ensemble: str, wanted: object, known: list[str], whole: bool) -> None:
     """
     there = f"{ensemble!r} has: {listing(known, 20)}."
     if not isinstance(wanted, str) or not wanted:
-        raise BadInput(f"Say what to plot, by the names of columns{f', not {wanted!r}' if wanted else ''}. {there}")
+        instead = "" if wanted is None or isinstance(wanted, str) else f", not {shown(wanted)}"
+        raise BadInput(f"Say what to plot, by the names of columns{instead}. {there}")
     if whole and wanted not in known:
         raise BadInput(f"There is no column {wanted!r}.{nearest(wanted, known)} {there}")

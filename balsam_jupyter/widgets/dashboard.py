@@ -74,12 +74,6 @@ class Dashboard(Live):
             message, buffer = self._wire.next(told, failures, all_of_it)
             self.push("snapshot", message, [buffer])
 
-    def close(self) -> None:
-        """Take it out of the kernel and the page, with the layout that every widget has."""
-        layout = self.layout
-        super().close()
-        layout.close()
-
     def mimebundle(self) -> dict[str, Any]:
         """What shows the widget."""
         shown: Any = self._repr_mimebundle_()

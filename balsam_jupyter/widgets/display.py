@@ -61,7 +61,9 @@ class Pair:
     def close(self) -> None:
         """Take the widget out of the kernel and the page: what is left is the picture."""
         self.closed = True
+        layout = self.widget.layout
         self.widget.close()
+        layout.close()  # it is a widget, too
         self._handles.clear()
 
     def _picture(self) -> dict[str, str]:

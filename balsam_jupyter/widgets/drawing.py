@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ..failures import printable
 from .columns import Axis, Place
 from .palette import COLOURS
 
@@ -44,12 +45,12 @@ class Drawing:
     @property
     def line(self) -> str:
         """What is shown, in one line."""
-        return " · ".join(self.notes)
+        return printable(" · ".join(self.notes))
 
     @property
     def said(self) -> list[str]:
         """What is said where nothing is, in lines."""
-        return textwrap.wrap(self.empty, 76)
+        return textwrap.wrap(printable(self.empty), 76)
 
     @property
     def marks(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from ..failures import printable
 from .columns import Axis
 from .drawing import SHADES, Drawing, Heatmap, Parallel, Scatter, Series, shade_of
 
@@ -25,7 +26,7 @@ Traces = dict[tuple[str, int], dict[str, Any]]
 
 def text(plain: str) -> str:
     """Plain text for plotly, which takes some tags for markup."""
-    return escape(plain, quote=False).replace("\n", "<br>")
+    return escape(printable(plain), quote=False).replace("\n", "<br>")
 
 
 def traces(drawing: Drawing) -> Traces:

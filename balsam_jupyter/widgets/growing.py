@@ -12,8 +12,8 @@ class Figure(go.FigureWidget):  # type: ignore[misc]  # plotly has no types
 
     _config: dict[str, Any]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
         self._config = {**self._config, "responsive": True, "displaylogo": False}
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> dict[str, Any]:

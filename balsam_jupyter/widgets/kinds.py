@@ -29,6 +29,11 @@ class Kind(Protocol):
         ...
 
 
+def _different(names: Sequence[str]) -> list[str]:
+    """Each name once, in order; what is none (a list, an array) is kept, to be told of when the columns are known."""
+    return list({name if isinstance(name, str) else id(name): name for name in names}.values())
+
+
 def _said(sample: Sample, number: int, what: str, lacking: str) -> list[str]:
     """How many are shown, and why not more."""
     here = len(sample.tasks)
@@ -98,7 +103,7 @@ class ScatterKind:
 
     def __init__(self, x: str, y: str, color: str | None, logx: bool, logy: bool) -> None:
         self.x, self.y, self.color, self.logx, self.logy = x, y, color, logx, logy
-        self.names = list(dict.fromkeys([x, y, *([color] if color is not None else [])]))
+        self.names = _different([x, y, *([color] if color is not None else [])])
         self._painter = Painter()
 
     def __str__(self) -> str:
@@ -128,7 +133,7 @@ class ParallelKind:
 
     def __init__(self, columns: list[str] | None, color: str | None) -> None:
         self._columns, self.color = columns, color
-        self.names = list(dict.fromkeys([*(columns or []), *([color] if color is not None else [])]))
+        self.names = _different([*(columns or []), *([color] if color is not None else [])])
         self._painter = Painter()
 
     def __str__(self) -> str:
@@ -193,11 +198,13 @@ def _scale(one: Axis, places: list[Any]) -> Scale:
 
 def said(one: Axis, place: float) -> str:
     """The text of a mark on an axis."""
-    first, last = -62_135_596_800, 253_402_300_799  # of the years 1 to 9999, beyond which Python has no dates
-    if one.kind == "date" and first <= place <= last:
-        moment = datetime.datetime.fromtimestamp(place, datetime.timezone.utc)
+    if one.kind == "date":
+        try:
+            moment = datetime.datetime.fromtimestamp(place, datetime.timezone.utc)
+        except (OverflowError, ValueError):  # beside the first or the last year there is
+            return ""
         return f"{moment:%Y-%m-%d}" if place % 86400 == 0 else f"{moment:%Y-%m-%d %H:%M}"
-    return f"{place:.4g}" if one.kind != "date" else ""
+    return f"{place:.4g}"
 
 
 class HeatmapKind:
@@ -207,7 +214,7 @@ class HeatmapKind:
 
     def __init__(self, x: str, y: str, z: str) -> None:
         self.x, self.y, self.z = x, y, z
-        self.names = list(dict.fromkeys([x, y, z]))
+        self.names = _different([x, y, z])
 
     def __str__(self) -> str:
         return f"{self.z} over {self.x} and {self.y}"

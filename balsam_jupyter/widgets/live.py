@@ -59,6 +59,12 @@ class Live(anywidget.AnyWidget):
         self._answers = dict(answers)
         self.on_msg(self._asked)
 
+    def close(self) -> None:
+        """Take it out of the kernel and the page, with the layout that every widget has."""
+        layout = self.layout
+        super().close()
+        layout.close()
+
     def push(self, kind: str, value: Any = None, buffers: list[Any] | None = None) -> None:
         """Send something to all pages that show this; from any one thread."""
         self.send({"push": kind, "value": value}, buffers)

@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, NotFound
+from ..failures import printable
 from . import sketch
 from .columns import check
 from .display import Pair, in_kernel
@@ -73,7 +74,7 @@ class Plots:
         color : str, optional
             A column that colours the lines.
         """
-        if isinstance(columns, str):
+        if columns is not None and (isinstance(columns, str) or not isinstance(columns, Iterable)):
             raise BadInput(f"columns is a list of names: parallel([{columns!r}, …]).")
         return ResultPlot(self._ensemble, ParallelKind(None if columns is None else list(columns), color))
 
@@ -134,7 +135,7 @@ class ResultPlot:
 
     def __repr__(self) -> str:
         drawing = self._drawing
-        return f"{drawing.title}: {self._kind}: {drawing.line or drawing.empty}"
+        return printable(f"{drawing.title}: {self._kind}: {drawing.line or drawing.empty}")
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
         with self._lock:

@@ -85,7 +85,8 @@ def read(table: Table, wanted: Iterable[str], most: int, seen: dict[int, None]) 
     order = [position[task] for task in seen]
 
     parameters, values = names[1:own], names[own + 3 : -3]
-    picked = {*wanted, "state", *parameters[:_SHOWN], *values[:_SHOWN]} & {*names}
+    asked = (name for name in wanted if isinstance(name, str))
+    picked = {*asked, "state", *parameters[:_SHOWN], *values[:_SHOWN]} & {*names}
     return Sample(
         parameters=parameters,
         values=values,

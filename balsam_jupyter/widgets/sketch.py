@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from html import escape
 
+from ..failures import printable
 from .columns import Axis, Place
 from .drawing import Drawing, Heatmap, Parallel, Scatter, decades, shade_of, steps
 from .kinds import said
@@ -69,13 +70,14 @@ def svg(drawing: Drawing) -> str:
 def image(drawing: Drawing) -> str:
     """The picture as an image tag; untrusted notebooks show no inline SVG."""
     picture = base64.b64encode(svg(drawing).encode()).decode()
-    told = escape(f"{drawing.title}: {drawing.empty or drawing.line}")
+    told = escape(printable(f"{drawing.title}: {drawing.empty or drawing.line}"))
     return f'<img alt="{told}" width="{WIDTH}" style="max-width:100%" src="data:image/svg+xml;base64,{picture}">'
 
 
 def _text(x: float, y: float, said: str, anchor: str = "start", size: int = 11, turn: bool = False) -> str:
     turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if turn else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{turned}>{escape(said)}</text>'
+    said = escape(printable(said))
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}"{turned}>{said}</text>'
 
 
 def _frame(x: _Measure, y: _Measure) -> Iterator[str]:

@@ -173,21 +173,28 @@ class LiveView(View):
 
     def _ipython_display_(self, **_: object) -> None:
         with self._lock:
-            if self._subscription is None:
-                self._subscribe()
-            assert self._last is not None
-            self._title = self.title
-            if self._last.done:  # the copy that is shown now is the last one
-                self._groups.look(self._last.counts["FAILED"], wait=True)
-            still = static.bundle(self._last, self._title, self._groups.shown)
             try:
-                self._picture = self._picture or self._drawn(self._last)
-            except ImportError as error:
-                self.forget()
-                raise NotImplementedError from error  # IPython then shows the MIME bundle
-            self._places.append(Place(still, self._picture.mimebundle()))
-            self._copied_at = time.monotonic()
-            cells.shown(self, self._places[-1].cell)
+                self._show()
+            except BaseException:  # an interrupt, too: what no cell shows follows nothing
+                if not self._places:
+                    self.forget()
+                raise
+
+    def _show(self) -> None:
+        if self._subscription is None:
+            self._subscribe()
+        assert self._last is not None
+        self._title = self.title
+        if self._last.done:  # the copy that is shown now is the last one
+            self._groups.look(self._last.counts["FAILED"], wait=True)
+        still = static.bundle(self._last, self._title, self._groups.shown)
+        try:
+            self._picture = self._picture or self._drawn(self._last)
+        except ImportError as error:
+            raise NotImplementedError from error  # IPython then shows the MIME bundle
+        self._places.append(Place(still, self._picture.mimebundle()))
+        self._copied_at = time.monotonic()
+        cells.shown(self, self._places[-1].cell)
 
     def _drawn(self, first: Snapshot) -> Picture:
         if self._plotly:

@@ -182,3 +182,23 @@ def test_dashboard_of_the_site_is_narrow_and_reached_by_keys(open_notebook: Open
         notebook.page.keyboard.press("Tab")
     assert any("canvas" in name for name in reached), reached
     photograph(notebook, "dashboard")
+
+
+def test_explore_shows_a_figure_and_hides_it(open_notebook: Open) -> None:
+    notebook = open_notebook(setup(10), "ensemble.wait()", WATCH)
+    show(notebook, 0, 1, 2)
+    button = notebook.page.get_by_role("button", name="Explore")
+    figures = notebook.page.locator(f"{LIVE} .js-plotly-plot")
+
+    def is_shown(shown: bool) -> None:
+        notebook.wait_until(f"document.querySelectorAll('.bj-live .js-plotly-plot').length === {int(shown)}")
+        assert button.get_attribute("aria-expanded") == str(shown).lower()
+
+    button.dblclick()  # the second click comes while the figure is made
+    figures.wait_for()
+    is_shown(True)
+    button.click()
+    is_shown(False)
+    button.click()
+    figures.wait_for()
+    is_shown(True)

@@ -233,6 +233,7 @@ class EmbeddedEngine(DiskCalls, PageCalls):
                 return Events(str(rows[-1].seq if rows else last), rows)
             if ear.wait(min(left, _LOOK_S)):
                 ensure(self.path, self.store)
+            self.store.require_there()
             self.look_after()
 
     def history(self, ids: Iterable[int]) -> list[EventRow]:

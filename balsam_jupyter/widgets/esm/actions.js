@@ -9,9 +9,10 @@ export function mountActions(state, title, explore) {
   const retry = button("Retry…", "Run failed and killed tasks again", askRetry);
   const kill = button("Kill…", "End all tasks that have not ended", askKill);
   const extend = button("Extend…", "Ask for another allocation like the newest", askExtend);
-  const figure = button("Explore", "A figure to zoom and to export, below", () => {
-    figure.setAttribute("aria-expanded", figure.getAttribute("aria-expanded") !== "true");
-    work(explore(), "The figure is made …");
+  const figure = button("Explore", "A figure to zoom and to export, below", async () => {
+    figure.disabled = true; // a second click while it is made would hide what is not there yet
+    await work(explore(), "The figure is made …");
+    figure.disabled = false;
   });
   const toolbar = h("div", { class: "bj-toolbar", role: "toolbar", "aria-label": "Actions" }, retry, kill, extend, figure);
   const box = h("div", { class: "bj-confirm", role: "alertdialog", "aria-live": "assertive", hidden: true });
@@ -102,6 +103,10 @@ export function mountActions(state, title, explore) {
 
   return {
     toolbar,
+    /** Whether the figure is shown. */
+    expanded(shown) {
+      figure.setAttribute("aria-expanded", shown);
+    },
     panel,
     confirm,
     paint() {

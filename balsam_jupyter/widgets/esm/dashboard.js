@@ -144,15 +144,21 @@ function mountDashboard(el, model, state) {
   });
 
   /** Show or hide a plotly figure of the same, to zoom and to export. */
+  let figureView = null;
   async function explore() {
-    if (explored.firstChild) return void explored.replaceChildren();
+    if (figureView) {
+      figureView.remove();
+      figureView = null;
+      return actions.expanded(false);
+    }
     // Its width is set: within another widget plotly is never told that it has one.
     const figure = await model.widget_manager.get_model(await link.ask("explore", { width: root.clientWidth }));
-    const view = await model.widget_manager.create_view(figure);
-    explored.replaceChildren(view.el);
-    view.trigger("displayed");
-    ends.push(() => view.remove());
+    figureView = await model.widget_manager.create_view(figure);
+    explored.replaceChildren(figureView.el);
+    figureView.trigger("displayed");
+    actions.expanded(true);
   }
+  ends.push(() => figureView?.remove());
   let fits = null;
   const refit = new ResizeObserver(() => {
     clearTimeout(fits);

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .. import cells
 from ..live import Live, module
 from .models import AllocationModel, Answer, Form, State, SweepModel
 
@@ -60,12 +61,25 @@ class FormView(Live):
 
         if getattr(get_ipython(), "kernel", None) is None:
             raise NotImplementedError  # IPython then shows the text
+        if self.comm is None:  # it was forgotten
+            self.__dict__.pop("_repr_mimebundle_", None)  # which a closed widget has set to None
+            self.layout.open()
+            self.open()
         handle = display(self._copy(), raw=True, display_id=True)  # type: ignore[no-untyped-call]
         self._copies.append((handle, contextvars.copy_context()))
         shown: Any = self._repr_mimebundle_()
         live = shown[0] if isinstance(shown, tuple) else shown
         # Without text of its own, so that what cannot show it shows the copy alone.
         display({**live, "text/plain": ""}, raw=True)  # type: ignore[no-untyped-call]
+        cells.shown(self, cells.cell())
+
+    def follow(self) -> None:
+        """What cells do, a form does not show."""
+
+    def forget(self) -> None:
+        """The cells that showed it have run again: the page has taken it away."""
+        self._copies.clear()
+        self.close()
 
     def _copy(self) -> dict[str, str]:
         done = "".join(f"<pre>{escape(code)}</pre><div>{escape(said)}</div>" for code, said in self._done)

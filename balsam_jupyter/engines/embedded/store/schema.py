@@ -238,13 +238,17 @@ class Store:
             return False
         return bool(there.f_blocks) and there.f_bavail * there.f_frsize < _ROOM
 
-    def _begin(self, con: sqlite3.Connection) -> None:
+    def require_there(self) -> None:
+        """Raise if what is open is no longer the file of that name: it can be read on, and nothing happens in it."""
         try:
             there = os.stat(self.path).st_ino
         except OSError:
             there = 0
         if there != self._inode:
-            raise SiteError(f"{self.path} was deleted or replaced while open; open the site again. Nothing was stored.")
+            raise SiteError(f"{self.path} was deleted or replaced while open; open the site again.")
+
+    def _begin(self, con: sqlite3.Connection) -> None:
+        self.require_there()
         try:
             con.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
