@@ -106,7 +106,7 @@ def axis(name: str, types: Mapping[type, int], log: bool = False) -> Axis:
     Raises
     ------
     BadInput
-        If there are cells, and none can lie on an axis; or if names are to lie on a logarithmic one.
+        If there are cells, and none can lie on an axis; or if others than numbers are to lie on a logarithmic one.
     """
     kinds: Counter[str] = Counter()
     for cell, number in types.items():
@@ -119,8 +119,8 @@ def axis(name: str, types: Mapping[type, int], log: bool = False) -> Axis:
             f"Column {name!r} holds no numbers, names or dates but: {what}. Let the app yield the number to plot as an "
             "output of its own."
         )
-    if log and kind == "name":
-        raise BadInput(f"Column {name!r} holds names; they have no logarithm. Leave log out for it.")
+    if log and kind != "number":
+        raise BadInput(f"Column {name!r} holds {kind}s; they have no logarithm. Leave log out for it.")
     return Axis(name, kind, log)
 
 
