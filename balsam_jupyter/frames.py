@@ -63,7 +63,11 @@ def to_pandas(table: Table) -> pd.DataFrame:
 
     columns = table.columns()
     index = pd.Index(_kept(columns.pop("row")), name="row", copy=True)
-    return pd.DataFrame({name: _own(_kept(one), one) for name, one in columns.items()}, index=index, copy=True)
+    series = {name: _own(_kept(one), one) for name, one in columns.items()}
+    for name, one in columns.items():
+        if one.kind == "text" and series[name].dtype == object:  # pandas would try its own type for texts again
+            series[name] = pd.Series(series[name], index=index, dtype=object)
+    return pd.DataFrame(series, index=index, copy=True)
 
 
 def _kept(column: Column) -> Any:
@@ -75,7 +79,7 @@ def _kept(column: Column) -> Any:
         elif column.changed:
             at = sorted(column.changed)
             column.built[2][at] = _array(kind, gaps, [column.cells[each] for each in at])
-    except OverflowError:  # ints of more than 64 bits
+    except (OverflowError, UnicodeEncodeError):  # ints of more than 64 bits; halves of characters
         column.built = "object", gaps, _array("object", gaps, column.cells)
     column.changed.clear()
     return column.built[2]
@@ -117,8 +121,12 @@ def to_arrow(table: Table) -> Any:
     def array(column: Column) -> Any:
         try:
             return pa.array(column.cells, type=types[column.kind])
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError):
-            return pa.array([None if cell is None else str(cell) for cell in column.cells], type=pa.string())
+        except (pa.ArrowException, OverflowError, TypeError, UnicodeEncodeError):
+            texts = [None if cell is None else printed(cell) for cell in column.cells]
+            return pa.array(texts, type=pa.string())
+
+    def printed(cell: Any) -> str:
+        return str(cell).encode("utf-8", "backslashreplace").decode()
 
     return pa.table({name: array(column) for name, column in table.columns().items()})
 

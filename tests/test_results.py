@@ -278,6 +278,13 @@ def test_arrow_and_polars(exctr: BalsamExecutor, allocation: BatchJob) -> None:
     )
 
 
+def test_halves_of_characters_cost_nobody_the_table(exctr: BalsamExecutor) -> None:
+    ens = exctr.submit_sweep("Takes", [{"x": "whole"}, {"x": "half \ud800"}], name="halves")
+    assert ens.to_dataframe()["x"].to_list() == ["whole", "half \ud800"]
+    assert ens.to_dataframe("arrow")["x"].to_pylist() == ["whole", "half \\ud800"]
+    assert len(ens.to_dataframe("polars")) == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "module", "extra"),
     [("pandas", "pandas", "notebook"), ("polars", "polars", "polars"), ("arrow", "pyarrow", "parquet")],
