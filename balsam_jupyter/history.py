@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import accumulate, zip_longest
 
-from .models import JOB_STATES, TASK_STATE, TASK_STATES, EventRow
+from .models import TASK_STATE, TASK_STATES, EventRow
+from .past import Nodes, Step, runs, steps
 
 BINS = 300
 """Most bins a picture has, however long the run and however many the tasks."""
+WIDTH = 0.05
+"""Seconds of a bin at first; it doubles whenever all bins are used."""
 
-_UP_TO_RUNNING = frozenset(JOB_STATES[: JOB_STATES.index("RUNNING") + 1])
 ENDED = ("FINISHED", "FAILED", "USER_KILLED")
+ONE = Nodes()
+"""Every task takes a node."""
 
 
 @dataclass(frozen=True)
 class Series:
     """Numbers of tasks by task state at the ends of equal bins.
 
-    Bin `i` covers `width` seconds from ``start + i * width`` (seconds since the epoch).
+    Bin `i` covers `width` seconds from ``start + i * width`` (seconds since the epoch). `busy` are the nodes in use at
+    the end of each bin (a task that shares a node counts as its share), `ended` how many tasks ended within each.
     """
 
     start: float = 0.0
     width: float = 1.0
     counts: dict[str, list[int]] = field(default_factory=lambda: {state: [] for state in TASK_STATES})
+    busy: list[float] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.counts["WAITING"])
@@ -38,27 +46,47 @@ class Series:
 class History:
     """A histogram of state changes: memory is that of the picture, not of the run.
 
-    A bin holds how much each state's number changed in it, so changes may come in any order of time.
-    When all bins are used, neighbours are merged and the width doubles.
+    A bin holds how much each number changed in it, so changes may come in any order of time. When all bins are used,
+    neighbours are merged and the width doubles.
     """
 
-    def __init__(self, width: float = 0.05) -> None:
-        self.start: float | None = None
-        self.last = 0.0
+    def __init__(self, width: float = WIDTH, start: float | None = None) -> None:
+        self.start = start
         self.width = width
+        self._bins = 0
+        self._ended: list[int] = []
         self._deltas: dict[str, list[int]] = {state: [] for state in TASK_STATES}
         self._totals = dict.fromkeys(TASK_STATES, 0)
+        # Tasks that run, by the nodes each takes: whole numbers add up exactly, however many come and go.
+        self._running: dict[float, list[int]] = {}
 
     def add(self, time: float, left: str, reached: str, number: int = 1) -> None:
         """Note that `number` tasks went from one task state ("" if new) to another ("" if deleted) at `time`."""
-        if self.start is None:
-            self.start = time
-        self.last = max(self.last, time)
         at = self._bin(time)
         for state, change in ((left, -number), (reached, number)):
             if state:
                 self._deltas[state][at] += change
                 self._totals[state] += change
+        if reached in ENDED and left and left not in ENDED:
+            self._ended[at] += number
+
+    def use(self, time: float, nodes: float, number: int = 1) -> None:
+        """Note that `number` tasks began (negative: stopped) to take `nodes` nodes each at `time`."""
+        at = self._bin(time)
+        if nodes not in self._running:
+            self._running[nodes] = [0] * self._bins
+        self._running[nodes][at] += number
+
+    def step(self, step: Step) -> None:
+        """Note that jobs went from one job state to another."""
+        left, reached, time, number, nodes = step
+        before, after = TASK_STATE.get(left, ""), TASK_STATE.get(reached, "")
+        if before != after:
+            self.add(time, before, after, number)
+        if reached == "RUNNING":
+            self.use(time, nodes, number)
+        elif left == "RUNNING":
+            self.use(time, nodes, -number)
 
     def counts(self) -> dict[str, int]:
         """Numbers by task state, now."""
@@ -68,39 +96,44 @@ class History:
         """The picture, up to the last change or to the time `until` if that is later."""
         if self.start is None:
             return Series()
-        self._bin(max(self.last, until or 0.0))
-        counts: dict[str, list[int]] = {}
-        for state, deltas in self._deltas.items():
-            number = 0
-            counts[state] = []
-            for change in deltas:
-                number += change
-                counts[state].append(number)
-        return Series(self.start, self.width, counts)
+        if until is not None:
+            self._bin(until)
+        counts = {state: list(accumulate(deltas)) for state, deltas in self._deltas.items()}
+        busy = [0.0] * self._bins
+        for nodes, deltas in sorted(self._running.items()):
+            busy = [use + nodes * number for use, number in zip(busy, accumulate(deltas), strict=True)]
+        return Series(self.start, self.width, counts, busy, self._ended[:])
 
     def _bin(self, time: float) -> int:
-        assert self.start is not None
+        if self.start is None:
+            self.start = time
         # A clock set back must not lose a change: what would lie before the start goes to the first bin.
         at = max(0, int((time - self.start) / self.width))
+        if at < self._bins:
+            return at
+        rows = [*self._deltas.values(), *self._running.values(), self._ended]
         while at >= BINS:
             self.width *= 2
-            for state, deltas in self._deltas.items():
-                pairs = zip(deltas[::2], [*deltas[1::2], 0], strict=False)
-                self._deltas[state] = [one + two for one, two in pairs]
+            for row in rows:
+                row[:] = map(sum, zip_longest(row[::2], row[1::2], fillvalue=0))
+            self._bins = len(self._ended)
             at = int((time - self.start) / self.width)
-        missing = at + 1 - len(self._deltas["WAITING"])
+        missing = at + 1 - self._bins
         if missing > 0:
-            for deltas in self._deltas.values():
-                deltas.extend([0] * missing)
+            for row in rows:
+                row.extend([0] * missing)
+            self._bins += missing
         return at
 
 
 class Ranges:
     """A set of ids kept as sorted, disjoint, inclusive ranges."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: Iterable[range] = ()) -> None:
         self._first: list[int] = []
         self._last: list[int] = []
+        for some in ids:
+            self.append(some.start, some.stop - 1)
 
     def __len__(self) -> int:
         return sum(last - first + 1 for first, last in zip(self._first, self._last, strict=True))
@@ -126,50 +159,45 @@ class Ranges:
         return found
 
 
-def find_ranges(id_at: Callable[[int], int], total: int) -> Ranges:
-    """The ranges formed by `total` increasing ids, asking `id_at(position)` for few of them.
+class Running:
+    """What each job that runs takes of the site's nodes, kept from its start to its end so that both agree.
 
-    A sweep is stored in one step, so its ids are one range or a few: each is found by halving.
+    Only those are kept that take something else than `each`.
     """
-    ranges = Ranges()
 
-    def split(low: int, low_id: int, high: int, high_id: int) -> None:
-        if high_id - low_id == high - low:
-            ranges.append(low_id, high_id)
-            return
-        if high - low == 1:
-            ranges.append(low_id, low_id)
-            ranges.append(high_id, high_id)
-            return
-        middle = (low + high) // 2
-        middle_id = id_at(middle)
-        split(low, low_id, middle, middle_id)
-        # The middle is in the left half already; the right half starts one further.
-        after = middle + 1
-        split(after, high_id if after == high else id_at(after), high, high_id)
+    def __init__(self, nodes: Nodes = ONE) -> None:
+        self.each = nodes.each
+        self._others = {job_id: share for job_id, share in nodes.of.items() if share != nodes.each}
 
-    if total > 0:
-        split(0, id_at(0), total - 1, id_at(total - 1))
-    return ranges
+    def passes(self, job_id: int, path: tuple[str, ...], nodes: Nodes) -> float:
+        """What a job takes that passes along `path`: as `nodes` has it if it begins to run, else as at its start."""
+        begins, stops = runs(path)
+        if not begins:
+            return self._others.pop(job_id, self.each) if stops else self.each
+        share = nodes.of.get(job_id, nodes.each)
+        if not stops and share != self.each:
+            self._others[job_id] = share
+        return share
 
 
-def apply(history: History, event: EventRow, ranges: Ranges) -> bool:
-    """Add to `history` what `event` did to the tasks whose ids are in `ranges`; False if it did nothing to them."""
-    number = ranges.overlap(event.first_id, event.last_id)
-    if number and event.times:
-        for job_id in range(event.first_id, event.last_id + 1):
-            if ranges.overlap(job_id, job_id):
-                _pass(history, event.path, *event.when(job_id), 1)
-    elif number:
-        _pass(history, event.path, event.time, event.end_time, number)
-    return number > 0
+def apply(history: History, event: EventRow, ids: Ranges, running: Running | None = None, nodes: Nodes = ONE) -> bool:
+    """Add to `history` what `event` did to the tasks in `ids`; False if it did nothing to them.
+
+    `nodes` has what those take that begin to run; `running` what those took that stop.
+    """
+    number = ids.overlap(event.first_id, event.last_id)
+    if not number:
+        return False
+    running = running or Running(nodes)
+    if not event.times and not any(runs(event.path)):
+        _go(history, event, (event.time, event.end_time), number, running.each)
+        return True
+    for job_id in range(event.first_id, event.last_id + 1):
+        if ids.overlap(job_id, job_id):
+            _go(history, event, event.when(job_id), 1, running.passes(job_id, event.path, nodes))
+    return True
 
 
-def _pass(history: History, path: tuple[str, ...], began: float, ended: float, number: int) -> None:
-    state = TASK_STATE.get(path[0], "")
-    for job_state in path[1:]:
-        time = began if job_state in _UP_TO_RUNNING else ended
-        reached = TASK_STATE.get(job_state, "")
-        if reached != state:
-            history.add(time, state, reached, number)
-        state = reached
+def _go(history: History, event: EventRow, times: tuple[float, float], number: int, nodes: float) -> None:
+    for left, reached, at_end in steps(event.path):
+        history.step(Step(left, reached, times[at_end], number, nodes))

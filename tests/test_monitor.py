@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Monitor, Site, Sweep
-from balsam_jupyter.history import BINS, History, Ranges, apply, find_ranges
+from balsam_jupyter.history import BINS, History, Ranges, apply
 from balsam_jupyter.models import TASK_STATES, EventRow, Events, Query
 from balsam_jupyter.monitor import Snapshot, snapshot
 
@@ -111,22 +111,9 @@ def test_the_picture_ends_at_the_counts_whatever_the_order_of_time(some: list[tu
 @given(st.sets(st.integers(1, 400), max_size=200), st.integers(0, 410), st.integers(0, 20))
 @settings(deadline=None)
 def test_ranges_hold_just_the_ids(ids: set[int], first: int, length: int) -> None:
-    ordered = sorted(ids)
-    ranges = find_ranges(ordered.__getitem__, len(ordered))
+    ranges = Ranges(range(number, number + 1) for number in sorted(ids))
     assert len(ranges) == len(ids)
     assert ranges.overlap(first, first + length) == len(ids & set(range(first, first + length + 1)))
-
-
-def test_a_sweep_stored_in_one_step_is_found_in_two_questions() -> None:
-    asked: list[int] = []
-
-    def id_at(position: int) -> int:
-        asked.append(position)
-        return 1000 + position
-
-    assert len(find_ranges(id_at, 100_000)) == 100_000
-    assert len(asked) == 2
-    assert Ranges().overlap(1, 10) == 0
 
 
 class Sleepy(ApplicationDefinition):

@@ -19,7 +19,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 JUPYTER = ("IPython", "ipykernel", "ipywidgets", "anywidget", "jupyter_client", "jupyter_server", "plotly", "traitlets")
 ABOVE_THE_LINE = ("magics", "widgets", "server")
 # What engines/ may use of the rest of the package.
-ENGINE_ROOM = ("engines", "templates", "codec", "outputs", "shelltext", "models", "accounts", "disk", "errors")
+ENGINE_ROOM = ("engines", "templates", "codec", "outputs", "shelltext", "models", "accounts", "past", "disk", "errors")
 
 
 def imports(path: Path, late: bool = True) -> set[str]:

@@ -28,6 +28,7 @@ from ..models import (
     Submitted,
     Vacuumed,
 )
+from ..past import Nodes, Past
 
 
 class Service(Protocol):
@@ -70,6 +71,26 @@ class Accounts(Protocol):
 
     def footprint(self, wants: Resources) -> float:
         """How many nodes one job takes: a share of one where several jobs run on a node."""
+
+
+class Timeline(Protocol):
+    """What the jobs of an ensemble, or (with the name "") of the whole site, did over time: to follow many at once."""
+
+    def past(self, ensemble: str, generation: int | None, bins: int, width: float) -> Past:
+        """What was up to now, without handing over every event; the later ones begin at the answer's cursor.
+
+        Of an ensemble, the jobs that it has now; of a site, those that were deleted, too. The bins' width is `width`
+        times a power of two, so that hardly more than so many are needed. `generation` None is the newest.
+        """
+
+    def members(self, ensemble: str, generation: int | None, first: int, last: int) -> list[range]:
+        """Which of the jobs `first` to `last`, all of one submission, are the ensemble's, as ranges of ids.
+
+        Quick if they are all its own; else it reads each.
+        """
+
+    def nodes(self, ids: Iterable[int]) -> Nodes:
+        """What these jobs take of the site's nodes; where all jobs take the same, no job is looked at."""
 
 
 class Engine(Protocol):
@@ -223,6 +244,10 @@ class Engine(Protocol):
         `show` gets the lines of its log. SIGINT, SIGTERM and SIGHUP stop it gracefully. An engine whose launchers
         run on other machines raises `Unsupported`; `allocate` is the way round.
         """
+
+    @property
+    def timeline(self) -> Timeline:
+        """What was, for views that follow many jobs."""
 
     @property
     def service(self) -> Service:

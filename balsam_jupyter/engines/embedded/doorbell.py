@@ -51,7 +51,8 @@ class Listener:
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
         self.socket.bind(str(self.path))
-        self.owner: threading.Thread | None = None
+        self.owner = threading.current_thread()
+        self.pid = os.getpid()
 
     def fileno(self) -> int:
         return self.socket.fileno()
@@ -69,7 +70,8 @@ class Listener:
 
     def close(self) -> None:
         self.socket.close()
-        self.path.unlink(missing_ok=True)
+        if self.pid == os.getpid():  # else it is the parent's, which goes on listening
+            self.path.unlink(missing_ok=True)
 
 
 class Bell:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -39,6 +40,7 @@ from .service_control import ServiceControl
 from .sessions import try_lock
 from .store import Store, demand, ensembles, jobs, records, submission, work
 from .store.schema import StoreBusy
+from .timeline import SiteTimeline
 
 KILL_WAIT_S = 0.5
 """Between SIGTERM and SIGKILL of what a new generation of its ensemble ends."""
@@ -57,6 +59,7 @@ class EmbeddedEngine(DiskCalls):
         self.path = Path(record.path)
         self.store = Store(self.path / "balsam.db")
         self.accounts = SiteAccounts(self)
+        self.timeline = SiteTimeline(self)
         self.folder = runtime_folder(self.path)
         self.bell = Bell(self.folder)
         self._local = threading.local()
@@ -238,16 +241,18 @@ class EmbeddedEngine(DiskCalls):
         """This thread's listener: two waiting threads must not take each other's rings."""
         ear: Listener | None = getattr(self._local, "ear", None)
         if ear is None:
-            self._forget_dead_threads()
+            self._close_ears()
             ear = self._local.ear = Listener(self.folder)
             self._ears.append(ear)
-            ear.owner = threading.current_thread()
         return ear
 
-    def _forget_dead_threads(self) -> None:
-        for ear in [ear for ear in self._ears if ear.owner is not None and not ear.owner.is_alive()]:
-            self._ears.remove(ear)
-            ear.close()
+    def _close_ears(self) -> None:
+        """Close those of this thread and of threads that ended; another may be waiting at its own."""
+        mine = threading.current_thread()
+        for ear in [ear for ear in self._ears if ear.owner is mine or not ear.owner.is_alive()]:
+            with contextlib.suppress(ValueError):  # another thread was faster
+                self._ears.remove(ear)
+                ear.close()
 
     def look_after(self) -> None:
         """Settle what dead launchers and allocations left, at most once a second; anyone who waits does it."""
@@ -367,9 +372,7 @@ class EmbeddedEngine(DiskCalls):
         return upkeep.vacuum(self.path, self.store)
 
     def close(self) -> None:
-        for ear in self._ears:
-            ear.close()
-        self._ears.clear()
+        self._close_ears()
         self._local = threading.local()
         self.bell.close()
         self.store.close()

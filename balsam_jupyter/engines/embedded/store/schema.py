@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ....errors import SiteError
 from ..processes import is_stopped
@@ -133,7 +134,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._all: list[_Held] = []
         self._inode = 0
         try:
             self._migrate()
@@ -168,7 +169,8 @@ class Store:
             con.execute("PRAGMA wal_autocheckpoint=4000")  # pages: launchers fold the log into the file when idle
         con.execute("PRAGMA synchronous=FULL")
         self._inode = self._inode or os.stat(self.path).st_ino
-        self._all.append(con)
+        self._close_unused()
+        self._all.append(_Held(con, threading.current_thread(), os.getpid()))
         return con
 
     def _migrate(self) -> None:
@@ -266,10 +268,26 @@ class Store:
             self.con.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        for con in self._all:
-            con.close()
-        self._all.clear()
+        """Let go of the file. A thread that is reading meanwhile closes its connection when it next asks, or ends."""
+        self._close_unused()
         self._local = threading.local()
+
+    def _close_unused(self) -> None:
+        """Close the connections of this thread and of those that ended; in use by another they would crash it."""
+        for held in list(self._all):
+            ours = held.pid == os.getpid()  # else the parent's, not to be touched in a fork
+            if ours and held.thread.is_alive() and held.thread is not threading.current_thread():
+                continue
+            with contextlib.suppress(ValueError):  # another thread was faster
+                self._all.remove(held)
+                if ours:
+                    held.con.close()
+
+
+class _Held(NamedTuple):
+    con: sqlite3.Connection
+    thread: threading.Thread
+    pid: int
 
 
 class StoreBusy(SiteError):
