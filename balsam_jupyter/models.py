@@ -324,14 +324,17 @@ class Allocation:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """A place where jobs run; `path` is "" where the engine cannot see its files."""
+    """A place where jobs run; `path` is its directory, on the machine where it is."""
 
     id: int
     name: str
     path: str
     nodes: int = 1
     cores_per_node: int = 1
+    """0 where the engine does not know."""
     gpus_per_node: int = 0
+    here: bool = True
+    """Whether its files can be read on this machine."""
 
 
 class HookRun(NamedTuple):

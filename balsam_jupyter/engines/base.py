@@ -104,6 +104,16 @@ class Engine(Protocol):
     trouble: str
     """Why nothing can be launched at the site, where it was opened all the same; else ""."""
 
+    @property
+    def silence(self) -> tuple[float, str] | None:
+        """For how many seconds the engine has not answered, and why; None while it does.
+
+        Meanwhile what is asked is answered from what is known.
+        """
+
+    def why_waiting(self) -> str:
+        """Why jobs wait, where it is not for want of an allocation: the engine or the site is silent; else ""."""
+
     def sites(self) -> list[SiteRecord]:
         """The sites this engine can reach."""
 
@@ -145,11 +155,12 @@ class Engine(Protocol):
     def history(self, ids: Iterable[int]) -> list[EventRow]:
         """All state changes of these jobs, oldest first."""
 
-    def update(self, query: Query, state: str, wait_time: float | None = 0.5) -> int:
+    def update(self, query: Query, state: str, wait_time: float | None = 0.5, force: str = "") -> int:
         """Kill (USER_KILLED) or retry (RESTART_READY) jobs; returns how many it applies to.
 
         A job that runs is ended by its launcher: SIGTERM, and SIGKILL `wait_time` seconds later (None:
-        never). Ended jobs cannot be killed, unended ones not retried: these are left out of the count.
+        never). An engine whose launchers cannot do that raises `Unsupported`, once all others are killed, unless
+        `force` is ``"revoke"``: then the allocations in which they run are revoked. Ended jobs cannot be killed, unended ones not retried: these are left out of the count.
         """
 
     def edit(self, ids: Iterable[int], changes: dict[str, object]) -> int:
@@ -278,6 +289,10 @@ class Engine(Protocol):
         """Let go of files and sockets; jobs and launchers go on."""
 
 
+KINDS = ("embedded", "balsam")
+"""The engines there are."""
+
+
 def open_engine(kind: str, name: str | None = None, path: str | None = None, lenient: bool = False) -> Engine:
     """Open the engine of that kind at a site, creating the site where the kind can.
 
@@ -294,15 +309,23 @@ def open_engine(kind: str, name: str | None = None, path: str | None = None, len
         from .embedded import EmbeddedEngine
 
         return EmbeddedEngine.open(name, path, lenient)
-    raise BadInput(f"Unknown engine {kind!r}: this version has 'embedded'.{nearest(kind, ['embedded'])}")
+    if kind == "balsam":
+        from .balsam import BalsamEngine
+
+        return BalsamEngine.open(name, path, lenient)
+    raise BadInput(f"Unknown engine {kind!r}: this version has {' and '.join(KINDS)}.{nearest(kind, KINDS)}")
 
 
 def sites(kind: str) -> list[SiteRecord]:
-    """The registered sites of that kind, without opening one: id, name and directory."""
+    """The sites of that kind, without opening one: id, name and directory."""
     if kind == "embedded":
         from .embedded.site import known_sites
 
         return [SiteRecord(number, name, str(path)) for name, (number, path) in known_sites().items()]
+    if kind == "balsam":
+        from .balsam.site import all_sites
+
+        return all_sites()
     return []
 
 

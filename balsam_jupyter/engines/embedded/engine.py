@@ -51,6 +51,7 @@ class EmbeddedEngine(DiskCalls):
     """Stores and runs jobs on this machine. See `engines.base.Engine` for what the calls do."""
 
     kind = "embedded"
+    silence = None
 
     def __init__(self, record: SiteRecord, settings: site.Settings, trouble: str = "") -> None:
         self.site = record
@@ -92,6 +93,9 @@ class EmbeddedEngine(DiskCalls):
             settings, trouble = site.Settings(cores_per_node=site.usable_cores(), gpus_per_node=0), str(error)
         shape = settings.nodes, settings.cores_per_node, settings.gpus_per_node
         return cls(SiteRecord(number, name, str(folder), *shape), settings, trouble)
+
+    def why_waiting(self) -> str:
+        return ""
 
     def sites(self) -> list[SiteRecord]:
         known = site.known_sites().items()
@@ -152,7 +156,7 @@ class EmbeddedEngine(DiskCalls):
     def count(self, query: Query) -> dict[str, int]:
         return jobs.count(self.store.con, query)
 
-    def update(self, query: Query, state: str, wait_time: float | None = 0.5) -> int:
+    def update(self, query: Query, state: str, wait_time: float | None = 0.5, force: str = "") -> int:
         if state == "USER_KILLED":
             with self.store.transaction() as con:
                 changed, held = jobs.kill(con, query, wait_time)
