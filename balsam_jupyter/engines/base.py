@@ -159,8 +159,9 @@ class Engine(Protocol):
         """Kill (USER_KILLED) or retry (RESTART_READY) jobs; returns how many it applies to.
 
         A job that runs is ended by its launcher: SIGTERM, and SIGKILL `wait_time` seconds later (None:
-        never). An engine whose launchers cannot do that raises `Unsupported`, once all others are killed, unless
-        `force` is ``"revoke"``: then the allocations in which they run are revoked. Ended jobs cannot be killed, unended ones not retried: these are left out of the count.
+        never). Ended jobs cannot be killed, unended ones not retried: these are left out of the count. An engine whose
+        launchers cannot end one job raises `Unsupported`, once all that wait are killed, unless `force` is "revoke":
+        then the allocations in which the others run are revoked.
         """
 
     def edit(self, ids: Iterable[int], changes: dict[str, object]) -> int:

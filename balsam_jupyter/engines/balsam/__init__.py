@@ -1,4 +1,4 @@
-"""The Balsam engine: jobs on the sites of a Balsam service, over its REST API. The package `balsam` is never imported."""
+"""The Balsam engine: jobs on the sites of a Balsam service, over its REST API, without the package `balsam`."""
 
 from .engine import BalsamEngine
 

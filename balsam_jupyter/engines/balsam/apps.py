@@ -17,8 +17,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from ... import outputs, shelltext, templates
 from ... import errors as errors_module
+from ... import outputs, shelltext, templates
 from ...codec import decode, encode
 from ...errors import BadInput, NoAnswer, listing
 from ...models import AppRecord, Parameter
@@ -107,7 +107,7 @@ def serialized(app: AppRecord, site_id: int) -> str:
     text = base64.b64encode(_squeezed(whole)).decode("ascii")
     if len(text) > _LARGEST_CLASS:
         raise BadInput(
-            f"App {app.name} has {len(text):,} characters as a pickle, too many to be passed on at the site: read large "
+            f"App {app.name} has {len(text):,} characters as a pickle, too many to be passed on there: read large "
             "data in run() from a file instead of a global."
         )
     return text
@@ -132,7 +132,7 @@ def _input(app: AppRecord, name: str, given: Mapping[str, str]) -> dict[str, str
     except (OSError, UnicodeDecodeError) as error:
         why = f"it cannot be read as text ({type(error).__name__})"
     raise BadInput(
-        f"Input {name!r} of app {app.name} is the file {file}, which is on this machine, and {why}: bring it to the site "
+        f"Input {name!r} of app {app.name} is the file {file}, which is on this machine, and {why}: bring it there "
         "with a transfer slot instead (transfers)."
     )
 
@@ -293,7 +293,7 @@ def tell_of_update(store: Mirror, app: AppRecord) -> None:
     live = [one.id for one in records.allocations(store.con, unended=True) if one.state == "running"]
     if live:
         log.warning(
-            "App %s is updated. Allocation %s goes on with it as it was before where it has run it already; new ones take "
-            "it as it is now.",
+            "App %s is updated. Allocation %s, where it has run it, goes on with it as it was; new ones take it as "
+            "it is now.",
             app.name, listing(live),
         )  # fmt: skip

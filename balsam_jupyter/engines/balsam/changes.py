@@ -1,8 +1,8 @@
 """Keeping the mirror up to date: what changed at the service since, in at most three requests.
 
 The truth is the jobs by their last update, with overlap (a change can be stored later than its time says), and their
-numbers by state, one of which is compared at a time: where it differs twice, all ids and states are read anew. Events are
-only asked for by job, for the times and errors that jobs themselves do not have.
+numbers by state, one of which is compared at a time: where it differs twice, all jobs are read anew. Events are only
+asked for by job, for the times and errors that jobs themselves do not have.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Silence:
 class Changes:
     """Looks at one site, for all threads of this process: one at a time, and no more often than it may."""
 
-    def __init__(self, rest: Rest, store: Mirror, site_id: int, settle: Callable[[], bool]) -> None:
+    def __init__(self, rest: Rest, store: Mirror, site_id: int, settle: Callable[[], int]) -> None:
         self._rest, self._store, self._site = rest, store, site_id
         self._settle = settle
         self._lock = threading.Lock()

@@ -308,8 +308,8 @@ class BalsamEngine(Refused):
         folder = self._workdir(job_id)
         if folder is None:
             raise Unsupported(
-                f"The files of site {self.site.name!r} are on its own machine: a transfer slot (direction 'out') brings "
-                "some here, and `outputs` of the app bring values."
+                f"The files of site {self.site.name!r} are on its own machine: a transfer slot (direction 'out') "
+                "brings some here, and `outputs` of the app bring values."
             )
         return files.read(folder, path)
 

@@ -64,8 +64,8 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
                 if not stored:
                     raise
                 raise type(error)(
-                    f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and only the "
-                    "rest will be."
+                    f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and only "
+                    "the rest will be."
                 ) from None
             plan.take(chunk, rows)
             stored += len(rows)
@@ -137,7 +137,7 @@ class _Plan:
             raise NotFound(f"There is no ensemble {place[0]!r}, generation {place[1]}; create it first.")
 
     def _free_folder(self, name: str) -> str:
-        """A folder for a new ensemble. Directories of one that was deleted stay at the site, so it is a new one then."""
+        """A folder for a new ensemble. Directories of one that was deleted stay at the site."""
         used = self.engine.store.note("folders") or []
         folder, number = name, 1
         query = "SELECT 1 FROM ensemble WHERE folder = ?"

@@ -18,7 +18,8 @@ from ...models import (
     Vacuumed,
 )
 from ..embedded.disk import measured
-from ..embedded.store import Store, jobs
+from ..embedded.store import jobs
+from .mirror import Mirror
 
 
 class NoService:
@@ -26,8 +27,8 @@ class NoService:
 
     def __init__(self, site: str) -> None:
         self._why = (
-            f"Site {site!r} asks for allocations by itself where its settings.yml says so (elastic_queue); here ask for "
-            "one with %balsam_allocate."
+            f"Site {site!r} asks for allocations by itself where its settings.yml says so (elastic_queue); here ask "
+            "for one with %balsam_allocate."
         )
 
     def start(self, settings: ServiceSettings, replace: bool = False) -> ServiceStatus:
@@ -47,7 +48,7 @@ class Refused:
     """See `engines.base.Engine` for what the calls would do."""
 
     site: SiteRecord
-    store: Store
+    store: Mirror
 
     @property
     def service(self) -> NoService:
@@ -60,9 +61,7 @@ class Refused:
         )
 
     def run_allocation(self, request: AllocationRequest, show: Callable[[str], None]) -> Allocation:
-        raise Unsupported(
-            f"The launchers of site {self.site.name!r} run on its machine: ask for an allocation (%balsam_allocate) instead."
-        )
+        raise Unsupported(f"The launchers of site {self.site.name!r} run on its machine: use %balsam_allocate instead.")
 
     def disk(self, query: Query) -> DiskUse:
         if not self.site.here:

@@ -4,6 +4,8 @@ Standard library and what Balsam itself needs (Jinja2) only, and Python 3.7 or l
 except the modules whose texts come along.
 """
 
+from __future__ import annotations
+
 import importlib
 import json
 import os
@@ -13,11 +15,12 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "_balsam_jupyter"
 
 
-def application(spec, payload, texts):
+def application(spec: str, payload: bytes | None, texts: dict[str, str]) -> Any:
     """The app as a class of Balsam's.
 
     `spec` is the text of a mapping (see `apps.py`), `payload` a pickle of functions or None, `texts` the source of the
@@ -57,26 +60,26 @@ def application(spec, payload, texts):
 class Job:
     """A job of Balsam's with the fields that apps know: `parameters`, and an absolute `workdir`."""
 
-    def __init__(self, job):
+    def __init__(self, job: Any) -> None:
         object.__setattr__(self, "_job", job)
 
     @classmethod
-    def around(cls, job):
+    def around(cls, job: Any) -> Job:
         """The job so wrapped; once is enough."""
         return job if isinstance(job, cls) else cls(job)
 
     @property
-    def parameters(self):
+    def parameters(self) -> Any:
         return self._job.get_parameters()
 
     @parameters.setter
-    def parameters(self, value):
+    def parameters(self, value: Any) -> None:
         self._job.set_parameters(dict(value))
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._job, name)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name == "parameters":
             self._job.set_parameters(dict(value))
         else:
@@ -86,11 +89,12 @@ class Job:
 class Box:
     """The parts of an app, loaded when they are needed: only some processes of a site need each."""
 
-    def __init__(self, given, payload, texts):
+    def __init__(self, given: dict[str, Any], payload: bytes | None, texts: dict[str, str]) -> None:
         self.given, self.payload, self.texts = given, payload, texts
-        self._parts = self._template = None
+        self._parts: dict[str, Any] | None = None
+        self._template: Any = None
 
-    def module(self, name):
+    def module(self, name: str) -> Any:
         """One of our modules."""
         full = PACKAGE + "." + name
         if full not in sys.modules:
@@ -109,7 +113,7 @@ class Box:
         return sys.modules[full]
 
     @property
-    def parts(self):
+    def parts(self) -> dict[str, Any]:
         """Functions, attributes and outputs of the class as it was declared."""
         if self._parts is None:
             for folder in self.given["sys_path"]:
@@ -127,7 +131,7 @@ class Box:
                     lines.cache[name] = (len(text), None, text.splitlines(True), name)
         return self._parts
 
-    def _bring_cloudpickle(self):
+    def _bring_cloudpickle(self) -> None:
         """A site need not have it: it came along."""
         package = types.ModuleType("cloudpickle")
         package.__path__ = []
@@ -135,9 +139,9 @@ class Box:
         inner.__package__ = "cloudpickle"
         sys.modules["cloudpickle"], sys.modules["cloudpickle.cloudpickle"] = package, inner
         exec(compile(self.texts["cloudpickle"], "<balsam-jupyter>/cloudpickle.py", "exec"), inner.__dict__)
-        package.cloudpickle = inner
+        setattr(package, "cloudpickle", inner)  # noqa: B010
 
-    def attribute(self, app, name):
+    def attribute(self, app: Any, name: str) -> Any:
         """What an app's functions find on `self`."""
         if name.startswith("__"):
             raise AttributeError(name)
@@ -146,32 +150,32 @@ class Box:
             return found.__get__(app) if hasattr(found, "__get__") else found
         if name in self.parts["attributes"]:
             return self.parts["attributes"][name]
-        raise AttributeError("app %s has no %r" % (self.given["name"], name))
+        raise AttributeError(f"app {self.given['name']} has no {name!r}")
 
-    def run(self, app, parameters):
+    def run(self, app: Any, parameters: dict[str, Any]) -> Any:
         """Run a Python app."""
         return self.parts["functions"]["run"](app, **parameters)
 
-    def command(self, app):
+    def command(self, app: Any) -> str:
         """The command line."""
         if self._template is None:
             self._template = self.module("templates").CommandTemplate(self.given["command_template"])
         values = {**self.given["defaults"], **app.job.parameters}
         return " ".join(map(shlex.quote, self._template.argv(values)))
 
-    def preamble(self, app):
+    def preamble(self, app: Any) -> Any:
         """Shell lines before the command."""
         if "shell_preamble" in self.given["hooks"]:
             return self.parts["functions"]["shell_preamble"](app)
         return self.given["preamble"]
 
-    def hook(self, app, name):
+    def hook(self, app: Any, name: str) -> bool:
         """Call a hook, as Balsam would; what it prints is flushed before anything else is said."""
         before = app.job.state
         self.parts["functions"][name](app)
-        return app.job.state != before
+        return bool(app.job.state != before)
 
-    def preprocess(self, app):
+    def preprocess(self, app: Any) -> None:
         """Write the input files, then call the app's own."""
         values = {**self.given["defaults"], **app.job.parameters}
         for name, source in self.given["inputs"].items():
@@ -186,7 +190,7 @@ class Box:
         if not ("preprocess" in self.given["hooks"] and self.hook(app, "preprocess")):
             app.job.state = "PREPROCESSED"
 
-    def postprocess(self, app):
+    def postprocess(self, app: Any) -> None:
         """Call the app's own, then compute the outputs."""
         moved = "postprocess" in self.given["hooks"] and self.hook(app, "postprocess")
         if not moved:
@@ -201,7 +205,7 @@ class Box:
                 data["bj_note"] = note
             app.job.data = data
 
-    def handle_error(self, app):
+    def handle_error(self, app: Any) -> None:
         """Run again while that is wanted, else call the app's own, else fail."""
         if "handle_error" in self.given["hooks"] and self.hook(app, "handle_error"):
             return
@@ -214,12 +218,12 @@ class Box:
             app.job.state = "FAILED"
 
 
-def _text(values):
+def _text(values: dict[str, Any]) -> str:
     """Outputs as JSON text; what JSON cannot hold as its text."""
     return json.dumps(values, default=_plain)
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     for name in ("tolist", "item"):
         if hasattr(value, name):
             return getattr(value, name)()

@@ -1,4 +1,4 @@
-"""The sites of a service, and what can be known of one: its record there, and its directory where it is on this machine."""
+"""The sites of a service, and what can be known of one: its record there, and its directory where it is here."""
 
 from __future__ import annotations
 

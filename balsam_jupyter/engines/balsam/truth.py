@@ -50,8 +50,8 @@ def place(spec: JobSpec) -> None:
         )
     if len(spec.parameters) > _LARGEST * 3 // 4:
         raise BadInput(
-            f"The parameters of a task take {len(spec.parameters):,} bytes, and Balsam takes {_LARGEST * 3 // 4:,}: pass "
-            "large data in files (a transfer slot, or a file at the site)."
+            f"The parameters of a task take {len(spec.parameters):,} bytes, and Balsam takes {_LARGEST * 3 // 4:,}: "
+            "pass large data in files (a transfer slot, or a file at the site)."
         )
 
 
@@ -70,8 +70,8 @@ def resources(engine: BalsamEngine, asked: Resources) -> None:
         most = max(queue["max_nodes"] for queue in queues.values())
         if asked.num_nodes > most:
             raise BadInput(
-                f"{asked.num_nodes} nodes are too many: the queues of {engine.site.name!r} have {most} at most; ask for "
-                "fewer."
+                f"{asked.num_nodes} nodes are too many: the queues of {engine.site.name!r} have {most} at most; ask "
+                "for fewer."
             )
         longest = max(queue["max_walltime"] for queue in queues.values())
         if asked.wall_time_min > longest:
