@@ -29,8 +29,10 @@ class Run:
         assert base.stat().st_uid == os.getuid(), f"{base} is somebody else's"
         self.swept = sweep.sweep(base)
         self.folder = base / secrets.token_hex(4)
-        with sweep.lock_of(self.folder).open("w") as lock:
+        fresh = self.folder.with_suffix(".new")
+        with fresh.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            fresh.rename(sweep.lock_of(self.folder))  # nobody ever sees it without an owner
             self.folder.mkdir(mode=0o755)
             (self.folder / "log").mkdir()
             self.keeper = subprocess.Popen(

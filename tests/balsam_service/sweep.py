@@ -20,17 +20,16 @@ MARK = "BALSAM_JUPYTER_TEST_RUN"
 
 
 def marked(folder: Path) -> list[int]:
-    """Process ids of what carries the folder's mark."""
+    """Process ids of what carries the folder's mark, or works in it (children of Postgres write over theirs)."""
     mark = f"\0{MARK}={folder}\0".encode()
     found = []
     for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError):  # gone, or not ours
                 environment = Path(f"/proc/{name}/environ").read_bytes()
-            except OSError:  # gone, or not ours
-                continue
-            if mark in b"\0" + environment + b"\0":
-                found.append(int(name))
+                place = Path(os.readlink(f"/proc/{name}/cwd"))
+                if mark in b"\0" + environment + b"\0" or place == folder / "pg":
+                    found.append(int(name))
     return found
 
 
