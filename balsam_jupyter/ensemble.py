@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,22 +15,21 @@ from .api_check import kill_force, kill_wait
 from .callbacks import Callbacks
 from .completion import AsCompleted, Waiting
 from .cost import Price, ensemble_cost
-from .disk import Cleaned, DiskUse, checked_globs
 from .errors import BadInput, nearest
 from .failures import Failures
 from .identity import summary
 from .models import TASK_STATE, EnsembleRecord, Query
+from .places import EnsemblePlaces
 from .provenance import Provenance
-from .selection import end, record_of, tag_changes, to_retry, undone
+from .selection import end, tag_changes, to_retry, undone
 from .status import task_counts
 from .submission import check_name, distinct, extend, unsubmitted
 from .task import BalsamTask, Follower
-from .views import EnsembleViews
 
 F = TypeVar("F", bound=Callable[[BalsamTask], Any] | None)
 
 
-class Ensemble(EnsembleViews):
+class Ensemble(EnsemblePlaces):
     """The tasks of a sweep. Made by `BalsamExecutor.submit_sweep`, found again by `BalsamExecutor.ensemble`.
 
     Attributes
@@ -56,11 +54,6 @@ class Ensemble(EnsembleViews):
     def generations(self) -> list[int]:
         """The generations of its name, oldest first; ``exctr.ensemble(name, generation=1)`` opens the first."""
         return [one.generation for one in self._site.engine.ensembles(self.name)]
-
-    @property
-    def _there(self) -> EnsembleRecord:
-        """Its record as it is now; an error if it is gone, so that no verb does nothing."""
-        return record_of(self._site, self.name, self.generation)
 
     def _query(self) -> Query:
         return self._there.rows()
@@ -222,31 +215,6 @@ class Ensemble(EnsembleViews):
             For each row where something is missing, why. It is NaN then, unless a value is stored from before.
         """
         return results.extract(self._site, self._there, outputs)
-
-    def disk(self) -> DiskUse:
-        """What its work directories hold: bytes and files in all, by name, and the largest rows."""
-        return self._site.engine.disk(self._query())
-
-    def clean(self, keep: Iterable[str]) -> Cleaned:
-        """Have all files of the rows that have finished removed, in the background, but for logs and what is kept.
-
-        Rows that failed, were killed or have not ended keep everything, and so does one that is run again meanwhile.
-        Values that are stored stay; `extract` finds only what is in the files that are left.
-
-        Parameters
-        ----------
-        keep : list of str
-            Patterns of files that stay, such as ``"*.json"`` (a name, at any depth) or ``"results/*"`` (a path). The
-            logs ``job.out``, ``job.err`` and ``balsam.log`` stay in any case; ``[]`` keeps nothing else.
-
-        Returns
-        -------
-        Cleaned
-            At once, with the number of `directories`; its `wait()` blocks until they have been cleaned.
-        """
-        globs = checked_globs(keep)
-        order, directories = self._site.engine.clean(self._query(), globs)
-        return Cleaned(partial(self._site.engine.cleaned, order), directories, globs)
 
     # -- verbs --------------------------------------------------------------------------------------------
 

@@ -142,6 +142,7 @@ class JobSpec(NamedTuple):
     """Jobs that must be JOB_FINISHED before this one runs."""
     transfers: Mapping[str, str] | None = None
     """Slot of the app → ``"location:/path"``."""
+    row: int | None = None  # its number in its ensemble, where that is not the next one
 
 
 class Submitted(NamedTuple):

@@ -52,7 +52,15 @@ def to_dataframe(tables: Tables, record: EnsembleRecord, kind: str = "pandas") -
         If what it needs is not installed.
     """
     known = frames.checked(kind)
-    return tables.use(record, lambda table: frames.frame(table, known))
+    return _in_order(tables.use(record, lambda table: frames.frame(table, known)), known)
+
+
+def _in_order(frame: Any, kind: str) -> Any:
+    """In the order of the rows, which is that of the tasks' ids but where an ensemble was moved."""
+    rows = frame.index if kind == "pandas" else frame["row"].to_numpy()
+    if len(rows) < 2 or bool((rows[1:] >= rows[:-1]).all()):
+        return frame
+    return frame.sort_index() if kind == "pandas" else frame.sort("row") if kind == "polars" else frame.sort_by("row")
 
 
 def app_outputs(site: Site, app_name: str) -> dict[str, str | Callable[[Path], Any]]:

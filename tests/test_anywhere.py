@@ -13,7 +13,7 @@ import pytest
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, TaskFailed, TimeoutExpired
 from balsam_jupyter.errors import BadInput, NotFound
 from balsam_jupyter.models import Query
-from tests.anywhere import anywhere  # noqa: F401 - a fixture
+from tests.anywhere import anywhere, opened  # noqa: F401 - a fixture
 
 SOON = 60.0
 
@@ -22,7 +22,7 @@ class Echo(ApplicationDefinition):
     """Says a word."""
 
     command_template = "echo {{ word }}"
-    outputs = {"said": r"(.+)"}  # noqa: RUF012
+    outputs = {"said": r"(.+)"}
 
 
 ECHO = Echo
@@ -42,8 +42,8 @@ class Hooked(ApplicationDefinition):
     """A file is written before, and read after."""
 
     command_template = "cat start.txt; cat deck.in"
-    inputs = {"deck.in": "T = {{ T }}\n"}  # noqa: RUF012
-    outputs = {"temperature": r"T = (\S+)", "folder": lambda folder: folder.name}  # noqa: RUF012
+    inputs = {"deck.in": "T = {{ T }}\n"}
+    outputs = {"temperature": r"T = (\S+)", "folder": lambda folder: folder.name}
 
     def preprocess(self) -> None:
         Path("start.txt").write_text(f"{self.job.parameters['T']} is hot\n")
@@ -123,7 +123,7 @@ def test_a_changed_app_asks(exctr: BalsamExecutor) -> None:
 
     class Echo(ApplicationDefinition):
         command_template = "echo again {{ word }}"
-        outputs = {"said": r"(.+)"}  # noqa: RUF012
+        outputs = {"said": r"(.+)"}
 
     exctr.register_app(Echo)
     with pytest.raises(BadInput, match="has changed since rows"):
@@ -246,3 +246,28 @@ def test_status_and_cost(exctr: BalsamExecutor) -> None:
     assert "5 FINISHED" in repr(exctr.status(ensemble.name)) if hasattr(exctr, "status") else True
     price = ensemble.cost()
     assert price.tasks == 0 and price.spent["FINISHED"].tasks == 5
+
+
+def test_work_moves_to_another_site(exctr: BalsamExecutor, tmp_path: Path) -> None:
+    study, flag = name(), tmp_path / "flag"
+    with opened("embedded", tmp_path) as laptop:
+        here = BalsamExecutor(laptop)
+        here.register_app(Divide)
+        here.register_app(Script)
+        allocation = here.submit_allocation(laptop.id, 1, 10, job_mode="serial")
+        begun = here.submit_sweep("Divide", {"a": [1.0, 2.0, 3.0], "b": [4.0]}, name=study).wait(SOON)
+        with pytest.raises(BadInput, match="nothing to move"):
+            begun.move_to(exctr.site)
+        ran = here.submit_sweep("Script", [{"text": "true"}, {"text": f"test -e {flag}"}], name=f"{study}-s").wait(SOON)
+        here.revoke_allocation(allocation)
+        begun.add([{"a": 5.0, "b": 2.0}])
+        flag.touch()
+        moved, other = begun.move_to(exctr.site), ran.move_to(exctr.site)
+        assert begun.counts()["USER_KILLED"] == 1
+        times = begun.to_dataframe()["runtime_s"].tolist()[:3]
+    table = moved.wait(SOON).to_dataframe()
+    assert table["ratio"].tolist() == [0.25, 0.5, 0.75, 2.5]
+    assert table["a"].tolist() == [1.0, 2.0, 3.0, 5.0] and table.index.tolist() == [0, 1, 2, 3]
+    assert table["runtime_s"].tolist()[:3] == times
+    assert other.wait(SOON).to_dataframe()["state"].tolist() == ["FINISHED", "FINISHED"]
+    assert exctr.submit_sweep("Divide", {"a": [1.0, 5.0], "b": [4.0]}, name=study).new == 1

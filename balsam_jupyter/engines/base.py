@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -135,6 +135,12 @@ class Engine(Protocol):
         A new ensemble comes along as `ensemble`, so that it is stored with its rows or not at all; if it is a new
         generation, what has not ended of the one before is killed in the same step. `agree` is told how many jobs are
         new before they are stored for good; if it raises, none is.
+        """
+
+    def adopt(self, rows: Sequence[tuple[JobSpec, JobRow]], hold: int) -> int:
+        """Store rows of an ensemble that finished elsewhere, with what they yielded; how many are new. None is run.
+
+        `hold` is a job here that has not ended; an engine may have them wait for it until they are marked as finished.
         """
 
     def jobs(self, query: Query) -> list[JobRow]:

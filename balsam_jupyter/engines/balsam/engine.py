@@ -6,7 +6,7 @@ import shlex
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from ..embedded import files
 from ..embedded.site import Settings
 from ..embedded.store import demand, ensembles, jobs, records
 from ..embedded.timeline import SiteTimeline
-from . import acts, apps, mirror, queue, signin, site, story, truth
+from . import acts, adoption, apps, mirror, queue, signin, site, story, truth
 from . import jobs as submission
 from .accounts import RemoteAccounts
 from .changes import Changes
@@ -168,6 +168,9 @@ class BalsamEngine(Refused):
         self, specs: Iterable[JobSpec], ensemble: EnsembleRecord | None = None, agree: Agree = None
     ) -> Submitted:
         return submission.submit(self, specs, ensemble, agree)
+
+    def adopt(self, rows: Sequence[tuple[JobSpec, JobRow]], hold: int) -> int:
+        return adoption.adopt(self, rows, hold)
 
     def jobs(self, query: Query) -> list[JobRow]:
         self.refresh()

@@ -102,6 +102,7 @@ class _Plan:
         self._next: dict[tuple[str, int], int] = {}
         self._folders: dict[tuple[str, int], str] = {}
         self._kept: dict[tuple[str, int], dict[bytes, int]] = {}
+        self._used: dict[tuple[str, int], set[int]] = {}
         self._names: set[str] = set()
         self._tags: dict[int, dict[str, str]] = {}
         self._asked_for: dict[int, dict[str, Any]] = {}
@@ -124,7 +125,10 @@ class _Plan:
             self.ids.append(kept)
             return
         row = self._next[place]
-        self._next[place] = row + 1
+        if spec.row is not None and spec.row not in self._used[place]:
+            row = spec.row
+            self._used[place].add(row)
+        self._next[place] = max(self._next[place], row + 1)
         tags = {wire.ENSEMBLE: place[0], wire.GENERATION: str(place[1]), wire.ROW: str(row)}
         if spec.key is not None:
             tags[wire.KEY] = spec.key.hex()
@@ -138,8 +142,11 @@ class _Plan:
             self._next[place], self._folders[place] = found[1], found[2]
             rows = self.con.execute("SELECT key, id FROM job WHERE ensemble_id = ? AND key IS NOT NULL", (found[0],))
             self._kept[place] = dict(rows.fetchall())
+            numbers = self.con.execute("SELECT row FROM job WHERE ensemble_id = ?", (found[0],))
+            self._used[place] = {number for (number,) in numbers}
         elif self.record is not None and (self.record.name, self.record.generation) == place:
             self._next[place], self._folders[place], self._kept[place] = 0, self._free_folder(place[0]), {}
+            self._used[place] = set()
         else:
             raise NotFound(f"There is no ensemble {place[0]!r}, generation {place[1]}; create it first.")
 

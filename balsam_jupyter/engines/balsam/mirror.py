@@ -194,6 +194,15 @@ class Apply:
         self.changed += 1
 
     def _tell(self, job_id: int, told: Story) -> None:
+        (text,) = self.con.execute("SELECT data FROM remote WHERE job_id = ?", (job_id,)).fetchone()
+        if ran := json.loads(text).get(wire.RAN):  # elsewhere, which no event here tells of
+            self.con.execute(
+                """UPDATE job SET start_time = ?, end_time = ?, runtime_s = ?, return_code = ?, attempts = 1
+                   WHERE id = ? AND state = 'JOB_FINISHED'""",
+                (*ran, job_id),
+            )
+            self.con.execute("UPDATE remote SET untold = 0 WHERE job_id = ?", (job_id,))
+            return
         self.con.execute(
             """UPDATE job SET submit_time = coalesce(?, submit_time), start_time = coalesce(?, start_time),
                    end_time = CASE WHEN ? IS NOT NULL THEN ? ELSE end_time END, runtime_s = ?, return_code = ?,

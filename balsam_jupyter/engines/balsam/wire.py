@@ -19,8 +19,8 @@ from ...models import JobSpec, Resources
 
 ENSEMBLE, GENERATION, ROW, KEY = "bj_ensemble", "bj_gen", "bj_row", "bj_key"
 VERSION, BATCH, RETRIES, FAMILY = "bj_version", "bj_batch", "bj_retries", "bj_parents"
-KILLED, VALUE, NOTE = "bj_killed", "bj_value", "bj_note"
-"""Names in a job's data: a kill, what it yields (text of `codec`), why an output is missing."""
+KILLED, VALUE, NOTE, RAN = "bj_killed", "bj_value", "bj_note", "bj_ran"
+"""Names in a job's data: a kill, what it yields (text of `codec`), why an output is missing, when it ran elsewhere."""
 
 
 _RESOURCES = (

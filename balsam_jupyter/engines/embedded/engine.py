@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ...accounts import Agree, Usage
@@ -38,7 +38,7 @@ from .processor.start import ensure
 from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
-from .store import Store, demand, ensembles, jobs, records, submission, work
+from .store import Store, adoption, demand, ensembles, jobs, records, submission, work
 from .store.schema import StoreBusy
 from .timeline import SiteTimeline
 
@@ -143,6 +143,12 @@ class EmbeddedEngine(DiskCalls):
         self.bell.ring()
         ensure(self.path, self.store)
         return submitted
+
+    def adopt(self, rows: Sequence[tuple[JobSpec, JobRow]], hold: int) -> int:
+        with self.store.transaction() as con:
+            new = adoption.adopt(con, rows)
+        self.bell.ring()
+        return new
 
     def jobs(self, query: Query) -> list[JobRow]:
         return jobs.select(self.store.con, query)
