@@ -144,8 +144,9 @@ def open_site(name: str | None = None, path: str | Path | None = None, engine: s
         Its name. Without name and path: the site ``default`` in the user's data directory.
     path : str or Path, optional
         Its directory; without it, where the site of that name is, or a new one in the user's data directory.
-    engine : str
-        ``"embedded"``: this machine.
+    engine : {"embedded", "balsam"}
+        This machine, or a site of the Balsam service that you are signed in to (by ``balsam-jupyter login`` or
+        ``balsam login``), by its name.
 
     Returns
     -------

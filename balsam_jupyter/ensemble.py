@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from . import crate, results
 from .api import Site
-from .api_check import kill_wait
+from .api_check import kill_force, kill_wait
 from .callbacks import Callbacks
 from .completion import AsCompleted, Waiting
 from .cost import Price, ensemble_cost
@@ -22,7 +22,7 @@ from .failures import Failures
 from .identity import summary
 from .models import TASK_STATE, EnsembleRecord, Query
 from .provenance import Provenance
-from .selection import of_rows, record_of, tag_changes, to_retry, undone
+from .selection import end, record_of, tag_changes, to_retry, undone
 from .status import task_counts
 from .submission import check_name, distinct, extend, unsubmitted
 from .task import BalsamTask, Follower
@@ -250,7 +250,9 @@ class Ensemble(EnsembleViews):
 
     # -- verbs --------------------------------------------------------------------------------------------
 
-    def kill(self, rows: Any = None, wait_time: float | None = 0.5) -> int:
+    def kill(
+        self, rows: Any = None, wait_time: float | None = 0.5, *, force: str | None = None, purge: bool = False
+    ) -> int:
         """End tasks that have not ended; returns how many (without waiting for their end).
 
         Parameters
@@ -259,14 +261,19 @@ class Ensemble(EnsembleViews):
             Numbers of rows; by default all.
         wait_time : float or None
             Seconds from SIGTERM to SIGKILL for what runs. None never sends SIGKILL.
+        force : {"revoke"}, optional
+            At a Balsam site, which cannot end one task that runs: revoke the allocations in which these run.
+        purge : bool
+            Delete these rows then; those that had ended before stay.
 
         Raises
         ------
         BadInput
             If there is no such row, which it names.
+        Unsupported
+            If some run where a task that runs cannot be ended; the others are killed.
         """
-        wait_s = kill_wait(wait_time)
-        return self._site.engine.update(of_rows(self._site, self._there, rows), "USER_KILLED", wait_s)
+        return end(self._site, self._there, rows, kill_wait(wait_time), kill_force(force), purge)
 
     def retry(self, rows: Any = None, where: Callable[[BalsamTask], object] | None = None, failed: bool = False) -> int:
         """Run tasks that FAILED or were killed again; returns how many. The old log stays as ``job.out.1``.

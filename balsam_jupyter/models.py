@@ -17,9 +17,8 @@ JOB_STATES: tuple[str, ...] = (
 
 RUNNABLE = frozenset({"PREPROCESSED", "RESTART_READY"})
 TERMINAL = frozenset({"JOB_FINISHED", "FAILED", "USER_KILLED"})
-
+UNENDED = tuple(state for state in JOB_STATES if state not in TERMINAL)
 _AFTER_RUNNING = frozenset(JOB_STATES[JOB_STATES.index("RUNNING") + 1 :])
-
 TASK_STATES: tuple[str, ...] = ("WAITING", "RUNNING", "FINISHED", "FAILED", "USER_KILLED")
 """libEnsemble's task states, in the order a view shows them."""
 
@@ -324,17 +323,15 @@ class Allocation:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """A place where jobs run; `path` is its directory, on the machine where it is."""
+    """A place where jobs run; `path` is its directory, `here` whether it is on this machine. 0 cores: unknown."""
 
     id: int
     name: str
     path: str
     nodes: int = 1
     cores_per_node: int = 1
-    """0 where the engine does not know."""
     gpus_per_node: int = 0
     here: bool = True
-    """Whether its files can be read on this machine."""
 
 
 class HookRun(NamedTuple):

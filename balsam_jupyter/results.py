@@ -10,7 +10,7 @@ from typing import Any
 
 from . import codec, frames
 from .api import Site
-from .errors import BadInput, listing
+from .errors import BadInput, Unsupported, listing
 from .models import EnsembleRecord, JobRow
 from .outputs import extract as read_outputs
 from .outputs import problem
@@ -84,6 +84,11 @@ def extract(
         why = problem(output)
         if not isinstance(name, str) or why:
             raise BadInput(f"Output {name!r} {why or 'must have a name that is text'}.")
+    if not site.engine.site.here:
+        raise Unsupported(
+            f"The files of site {site.name!r} are not on this machine: declare the outputs in the app, and they are "
+            "computed where the tasks run."
+        )
     notes: dict[int, str] = {}
     data = site.data_path
     wanted = outputs

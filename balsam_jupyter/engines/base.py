@@ -111,6 +111,10 @@ class Engine(Protocol):
         Meanwhile what is asked is answered from what is known.
         """
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether jobs run on this machine, so that one can be tried by hand."""
+
     def why_waiting(self) -> str:
         """Why jobs wait, where it is not for want of an allocation: the engine or the site is silent; else ""."""
 

@@ -49,6 +49,7 @@ class BalsamEngine(Refused):
 
     kind = "balsam"
     trouble = ""
+    runs_here = False
 
     def __init__(self, rest: Rest, record: SiteRecord, store: Mirror) -> None:
         self.rest, self.site, self.store = rest, record, store

@@ -52,6 +52,7 @@ class EmbeddedEngine(DiskCalls):
 
     kind = "embedded"
     silence = None
+    runs_here = True
 
     def __init__(self, record: SiteRecord, settings: site.Settings, trouble: str = "") -> None:
         self.site = record
