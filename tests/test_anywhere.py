@@ -21,7 +21,7 @@ class Echo(ApplicationDefinition):
     """Says a word."""
 
     command_template = "echo {{ word }}"
-    outputs = {"said": r"(.*)"}  # noqa: RUF012
+    outputs = {"said": r"(.*)"}
 
 
 class Script(ApplicationDefinition):
@@ -38,8 +38,8 @@ class Hooked(ApplicationDefinition):
     """A file is written before, and read after."""
 
     command_template = "cat start.txt; cat deck.in"
-    inputs = {"deck.in": "T = {{ T }}\n"}  # noqa: RUF012
-    outputs = {"temperature": r"T = (\S+)", "folder": lambda folder: folder.name}  # noqa: RUF012
+    inputs = {"deck.in": "T = {{ T }}\n"}
+    outputs = {"temperature": r"T = (\S+)", "folder": lambda folder: folder.name}
 
     def preprocess(self) -> None:
         Path("start.txt").write_text(f"{self.job.parameters['T']} is hot\n")
@@ -119,7 +119,7 @@ def test_a_changed_app_asks(exctr: BalsamExecutor) -> None:
 
     class Echo(ApplicationDefinition):
         command_template = "echo again {{ word }}"
-        outputs = {"said": r"(.*)"}  # noqa: RUF012
+        outputs = {"said": r"(.*)"}
 
     exctr.register_app(Echo)
     with pytest.raises(BadInput, match="has changed since rows"):

@@ -1,6 +1,6 @@
 """A proxy before the API server that spoils requests and answers as a real server cannot be made to.
 
-What happens to a request is a coroutine function (a `Fault`): it gets the request, and `forward`, which asks the server.
+What happens to a request is a coroutine function, a `Fault`: it gets the request, and `forward`, which asks the server.
 """
 
 from __future__ import annotations
