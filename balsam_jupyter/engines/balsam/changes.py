@@ -48,7 +48,8 @@ class Changes:
         self._lock = threading.Lock()
         self._looked = float("-inf")
         self._pause = PERIOD_S
-        self._turn = self._suspect = 0
+        self._turn = 0
+        self._suspect = ""  # the state whose number differs from the service's
         self._site_read = float("-inf")
         self._offset = 0
         self._behind = False
@@ -103,19 +104,20 @@ class Changes:
             self.resync()
             return 1
         rows = self._changed_jobs(patience)
-        changed = self._take(rows)
+        changed, left = self._take(rows)  # of the three requests, one is made
         self._turn += 1
-        third = self._turn % 4
-        if time.monotonic() - self._site_read > _SITE_S:
+        if left and time.monotonic() - self._site_read > _SITE_S:
             self._read_site(patience)
-        elif changed or third == 0 or queue.any_live(self._store.con):
+            left -= 1
+        if left and (changed or self._turn % 4 == 0 or queue.any_live(self._store.con)):
             changed += queue.read(self._rest, self._store, self._site, patience, self._turn)
-        pending = mirror.untold(self._store.con, _EVENTS_OF)
-        if pending and not (third == 3 and self._suspect):
-            changed += self._tell(pending, patience)
-        elif third in (1, 3):
+            left -= 1
+        if left and (self._suspect or self._turn % 2):
             self._compare(patience)
-        self._behind = self._behind or len(pending) == _EVENTS_OF
+            left -= 1
+        if left and (pending := mirror.untold(self._store.con, _EVENTS_OF)):
+            changed += self._tell(pending, patience)
+            self._behind = self._behind or len(pending) == _EVENTS_OF
         return changed + self._settle()
 
     def _changed_jobs(self, patience: float) -> list[dict[str, Any]]:
@@ -135,12 +137,12 @@ class Changes:
     def _clock(self) -> float:
         return self._rest.clock or time.time()
 
-    def _take(self, rows: list[dict[str, Any]]) -> int:
-        """Take in changed jobs, with their events."""
+    def _take(self, rows: list[dict[str, Any]]) -> tuple[int, int]:
+        """Take in changed jobs, with their events; how many there are, and how many more requests may be made."""
         before = mirror.known(self._store.con, (row["id"] for row in rows))
-        news = [row for row in rows if row["id"] not in before or before[row["id"]].last_update != row["last_update"]]
+        news = [row for row in rows if row["id"] not in before or before[row["id"]].last_update != wire.stamp(row)]
         if not news:
-            return 0
+            return 0, 2
         self.learn_apps(news)
         # Few: their events come along, so that what is told of them is whole at once.
         ids = [row["id"] for row in news if row["state"] not in ("STAGED_IN", "AWAITING_PARENTS", "READY")]
@@ -149,7 +151,7 @@ class Changes:
             apply = Apply(con, time.time())
             apply.jobs(news, events)
             apply.done()
-        return apply.changed
+        return apply.changed, 1 if events else 2
 
     def _events(self, ids: Iterable[int], patience: float = 0.0) -> list[dict[str, Any]]:
         wanted = [("job_id", one) for one in ids]
@@ -176,21 +178,20 @@ class Changes:
 
     def _compare(self, patience: float) -> None:
         """Compare one number; a difference that is there twice means that something was missed."""
-        state = _STATES[self._turn // 2 % len(_STATES)] if not self._suspect else ""
+        state = _STATES[self._turn // 2 % len(_STATES)]
+        if self._suspect:
+            state = "" if self._suspect == "all" else self._suspect
         params: list[tuple[str, Any]] = [("site_id", self._site), ("limit", 0)]
         count, _ = self._rest.page("/jobs/", [*params, *([("state", state)] if state else [])], patience)
         here = mirror.counts(self._store.con)
-        twins = here.pop("", 0)
-        mine = here.get(state, 0) if state else sum(here.values()) + twins
+        mine = here.get(state, 0) if state else sum(here.values())
         if count == mine:
-            self._suspect = 0
-            return
-        self._suspect += 1
-        if self._suspect > 1 or state:
-            self._suspect = self._suspect if self._suspect <= 2 else 0
-            if self._suspect == 2:
-                self.resync()
-                self._suspect = 0
+            self._suspect = ""
+        elif self._suspect == (state or "all"):  # twice
+            self.resync()
+            self._suspect = ""
+        else:
+            self._suspect = state or "all"
 
     def _read_site(self, patience: float) -> None:
         record = self._rest.get(f"/sites/{self._site}", patience=patience)

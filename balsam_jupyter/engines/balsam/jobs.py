@@ -8,6 +8,7 @@ import secrets
 import time
 from array import array
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -57,18 +58,23 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
             agree(plan.new)
         plan.begin()
         stored = 0
-        for chunk in plan.chunks:
-            try:
-                rows = _store(engine, chunk)
-            except BalsamJupyterError as error:
-                if not stored:
-                    raise
-                raise type(error)(
-                    f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and only "
-                    "the rest will be."
-                ) from None
-            plan.take(chunk, rows)
-            stored += len(rows)
+        with ThreadPoolExecutor(1, "balsam-submission") as other:  # it stores a chunk while this notes the one before
+            under_way = other.submit(_store, engine, plan.chunks[0]) if plan.chunks else None
+            for at, chunk in enumerate(plan.chunks):
+                assert under_way is not None
+                try:
+                    rows = under_way.result()
+                except BalsamJupyterError as error:
+                    if not stored:
+                        raise
+                    raise type(error)(
+                        f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and "
+                        "only the rest will be."
+                    ) from None
+                if at + 1 < len(plan.chunks):
+                    under_way = other.submit(_store, engine, plan.chunks[at + 1])
+                plan.take(chunk, rows)
+                stored += len(rows)
     engine.changes.hurry()
     return Submitted(plan.ids, plan.new, plan.renamed)
 
@@ -98,6 +104,7 @@ class _Plan:
         self._kept: dict[tuple[str, int], dict[bytes, int]] = {}
         self._names: set[str] = set()
         self._tags: dict[int, dict[str, str]] = {}
+        self._asked_for: dict[int, dict[str, Any]] = {}
 
     def add(self, spec: JobSpec) -> None:
         common = spec.common
@@ -184,7 +191,10 @@ class _Plan:
             label = ours.get(wire.ROW) or workdir.rpartition("/")[2]
             spec = spec._replace(transfers={key: path.replace("{id}", label) for key, path in spec.transfers.items()})
         chunk.specs.append(spec)
-        chunk.bodies.append(wire.new_job(spec, str(PurePosixPath(workdir)), tags, packing(spec)))
+        place = workdir if ours else str(PurePosixPath(workdir))  # as the service will write it
+        if id(common) not in self._asked_for:
+            self._asked_for[id(common)] = wire.asked(common.resources, packing(spec))
+        chunk.bodies.append(wire.new_job(spec, place, tags, self._asked_for[id(common)]))
         chunk.positions.append(position)
         self.ids.append(0)
         self.new += 1

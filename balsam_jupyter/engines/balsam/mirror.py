@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...codec import to_json
 from ...models import TERMINAL, EnsembleRecord
 from ..embedded.store import Store, ensembles
 from ..embedded.store.directories import row_workdir
@@ -96,8 +97,9 @@ class Apply:
         self.con = con
         self.now = now
         self.changed = 0
-        self._specs: dict[str, Spec] = {}
+        self._specs: dict[tuple[object, ...], Spec] = {}
         self._ensembles: dict[tuple[str, int], tuple[int, str]] = {}
+        self._rows: dict[int, int] = {}
         self._apps = {number: name for number, name in con.execute("SELECT id, name FROM app")}
         self._births: list[tuple[int, tuple[str, ...], float]] = []
 
@@ -110,7 +112,7 @@ class Apply:
             found = before.get(job_id)
             if found is None:
                 fresh.append(row)
-            elif found.last_update != row["last_update"] or (events and job_id in events):
+            elif found.last_update != wire.stamp(row) or (events and job_id in events):
                 self._update(row, found, (events or {}).get(job_id))
         self._insert(fresh, events or {})
 
@@ -157,6 +159,9 @@ class Apply:
                 run = []
             run.append(birth)
         self._births = []
+        for ensemble, rows in self._rows.items():
+            self.con.execute("UPDATE ensemble SET rows = max(rows, ?) WHERE id = ?", (rows, ensemble))
+        self._rows = {}
 
     # -- one job ------------------------------------------------------------------------------------------
 
@@ -176,7 +181,7 @@ class Apply:
         )  # fmt: skip
         self.con.execute(
             "UPDATE remote SET last_update = ?, tags = ?, data = ?, untold = 1 WHERE job_id = ?",
-            (row["last_update"], json.dumps(ours), json.dumps(row["data"] or {}), row["id"]),
+            (wire.stamp(row), json.dumps(ours), json.dumps(row["data"] or {}), row["id"]),
         )
         if told.complete:
             self._tell(row["id"], told)
@@ -234,7 +239,13 @@ class Apply:
             )  # fmt: skip
             born = state in ("STAGED_IN", "READY", "AWAITING_PARENTS")  # it has no story yet that is worth a request
             remotes.append(
-                (row["id"], row["last_update"], json.dumps(ours), json.dumps(row.get("data") or {}), 0 if born else 1)
+                (
+                    row["id"],
+                    wire.stamp(row),
+                    to_json(ours),
+                    to_json(row["data"]) if row.get("data") else "{}",
+                    0 if born else 1,
+                )
             )
             parents += [(row["id"], parent) for parent in row.get("parent_ids") or ()]
             told = story(events.get(row["id"], ()), state)
@@ -275,16 +286,17 @@ class Apply:
         return wire.unpacked(row["serialized_parameters"])
 
     def _spec(self, row: Row, user: Mapping[str, str], ours: Mapping[str, str]) -> Spec:
-        options: dict[str, Any] = {}
-        if wire.RETRIES in ours:
-            options["max_retries"] = int(ours[wire.RETRIES])
-        if ours.get(wire.FAMILY, "fail") != "fail":
-            options["on_parent_failure"] = ours[wire.FAMILY]
-        words = [json.dumps(asdict(wire.resources(row)), sort_keys=True), json.dumps(user, sort_keys=True)]
-        words.append(json.dumps(options, sort_keys=True))
-        name = f"{row['app_id']}\n" + "\n".join(words)
+        retries, family = ours.get(wire.RETRIES, "0"), ours.get(wire.FAMILY, "fail")
+        shared = wire.asked_as_is(row)
+        name = (row["app_id"], retries, family, repr(shared), *user.items())
         if name not in self._specs:
-            self._specs[name] = intern_spec(self.con, row["app_id"], *words)
+            options: dict[str, Any] = {"max_retries": int(retries)} if retries != "0" else {}
+            if family != "fail":
+                options["on_parent_failure"] = family
+            words = (asdict(wire.resources(row)), user, options)
+            self._specs[name] = intern_spec(
+                self.con, row["app_id"], *(json.dumps(one, sort_keys=True) for one in words)
+            )
         return self._specs[name]
 
     def _place(
@@ -300,7 +312,7 @@ class Apply:
         if place not in self._ensembles:
             self._ensembles[place] = self._ensemble(name, generation, row, ours, workdir)
         ensemble, folder = self._ensembles[place]
-        self.con.execute("UPDATE ensemble SET rows = max(rows, ?) WHERE id = ?", (number + 1, ensemble))
+        self._rows[ensemble] = max(self._rows.get(ensemble, 0), number + 1)
         return ensemble, number, None if row_workdir(folder, number) == workdir else workdir
 
     def _ensemble(self, name: str, generation: int, row: Row, ours: Mapping[str, str], workdir: str) -> tuple[int, str]:

@@ -177,13 +177,13 @@ class Box:
 
     def preprocess(self, app: Any) -> None:
         """Write the input files, then call the app's own."""
-        values = {**self.given["defaults"], **app.job.parameters}
         for name, source in self.given["inputs"].items():
             file = Path(name)
             file.parent.mkdir(parents=True, exist_ok=True)
             if "path" in source:
                 shutil.copyfile(source["path"], str(file))
             elif "template" in source:
+                values = {**self.given["defaults"], **app.job.parameters}
                 file.write_text(self.module("templates").render_text(source["template"], values), encoding="utf-8")
             else:
                 file.write_text(source["text"], encoding="utf-8")

@@ -113,6 +113,11 @@ class Rest:
 
     def _once(self, method: str, path: str, params: Params, body: Any) -> Any:
         signed = self._credentials()
+        if signed.api_root != self.address:  # a token is for its own service alone
+            raise NotSignedIn(
+                f"This site is at {self.address}, and you have signed in to {signed.api_root} since. Sign in again: "
+                f"balsam-jupyter login {self.address}"
+            )
         headers = {"authorization": f"Bearer {signed.token}"}
         content = None
         if body is not None:

@@ -23,12 +23,23 @@ KILLED, VALUE, NOTE = "bj_killed", "bj_value", "bj_note"
 """Names in a job's data: a kill, what it yields (text of `codec`), why an output is missing."""
 
 
+_RESOURCES = (
+    "num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank", "node_packing_count",
+    "wall_time_min", "launch_params",
+)  # fmt: skip
+
+
 def seconds(time: str | None) -> float | None:
     """The service's times are UTC and do not say so; as seconds since the epoch."""
     if not time:
         return None
     when = datetime.fromisoformat(time.removesuffix("Z"))
     return (when if when.tzinfo else when.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def stamp(job: Mapping[str, Any]) -> str:
+    """A job's last update as one text: the service gives it now with its zone, now without."""
+    return str(job["last_update"]).removesuffix("Z").removesuffix("+00:00")
 
 
 def utc(time: float) -> str:
@@ -82,6 +93,11 @@ def resources(job: Mapping[str, Any]) -> Resources:
     )  # fmt: skip
 
 
+def asked_as_is(job: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the resources of jobs apart."""
+    return tuple(job[name] for name in _RESOURCES)
+
+
 def transfers(given: Mapping[str, str] | None) -> dict[str, dict[str, str]]:
     """Slot → ``"location:/path"`` as the service has it."""
     found = {}
@@ -91,14 +107,14 @@ def transfers(given: Mapping[str, str] | None) -> dict[str, dict[str, str]]:
     return found
 
 
-def new_job(spec: JobSpec, workdir: str, tags: Mapping[str, str], packing: int) -> dict[str, Any]:
-    """A job to create."""
+def new_job(spec: JobSpec, workdir: str, tags: Mapping[str, str], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A job to create; `asked` is what it shares with others."""
     job = {
         "app_id": spec.common.app_id,
         "workdir": workdir,
-        "tags": dict(tags),
+        "tags": tags,
         "serialized_parameters": packed(spec.parameters),
-        **asked(spec.common.resources, packing),
+        **asked,
     }
     if spec.data:
         job["data"] = dict(spec.data)
