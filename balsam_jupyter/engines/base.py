@@ -103,6 +103,8 @@ class Engine(Protocol):
     site: SiteRecord
     trouble: str
     """Why nothing can be launched at the site, where it was opened all the same; else ""."""
+    has_default: bool
+    """Whether there can be a site called ``default``; if not, that name means the site that is open."""
 
     @property
     def silence(self) -> tuple[float, str] | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from . import slurm
+from .proxy import Proxy
 from .run import ENVIRONMENT, Run
 from .service import Service
 from .site import LOCAL, ServiceSite
@@ -45,3 +48,31 @@ def slurm_site(balsam_service: Service) -> ServiceSite:
     site.slurm = cluster
     site.start()
     return site
+
+
+@pytest.fixture
+def bare_site(balsam_service: Service) -> Iterator[ServiceSite]:
+    """A site of this test alone, without an agent: its jobs wait until the test says what became of them."""
+    site = ServiceSite(balsam_service, f"bare-{secrets.token_hex(4)}")
+    yield site
+    if balsam_service.process.poll() is not None:  # a test may have killed it
+        balsam_service.start_server()
+    site.delete()
+
+
+@pytest.fixture
+def proxy(balsam_service: Service) -> Iterator[Proxy]:
+    """A proxy before the server, which does no harm until it is told to."""
+    found = Proxy(balsam_service.url)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def signed_in(
+    balsam_service: Service, proxy: Proxy, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The user is signed in, at the address of the proxy; the client file."""
+    file = balsam_service.write_client_file(tmp_path / "balsam" / "client.yml", url=proxy.url)
+    monkeypatch.setenv("BALSAM_CLIENT_PATH", str(file))
+    return file

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +144,27 @@ class ServiceSite:
             found: dict[str, Any] = client.get(f"/sites/{self.id}").raise_for_status().json()
         return found
 
+    def report(self, ids: Iterable[int], *states: str, when: float | None = None, **fields: Any) -> None:
+        """Say of jobs what an agent says of them, for a site that has none; `when` by the clock of the site."""
+        moment = datetime.fromtimestamp(time.time() if when is None else when, timezone.utc).replace(tzinfo=None)
+        with self.service.client() as client:
+            for state in states:
+                change = {"state": state, "state_timestamp": moment.isoformat(), **fields}
+                client.patch("/jobs/", json=[{"id": one, **change} for one in ids]).raise_for_status()
+
+    def jobs(self, **query: Any) -> list[dict[str, Any]]:
+        """What the server has of the site's jobs."""
+        with self.service.client() as client:
+            answer = client.get("/jobs/", params={"site_id": self.id, "limit": 100_000, "ordering": "id", **query})
+            found: list[dict[str, Any]] = answer.raise_for_status().json()["results"]
+        return found
+
+    def delete(self) -> None:
+        """Have the server forget the site with all its jobs."""
+        with self.service.client() as client:
+            client.delete(f"/sites/{self.id}").raise_for_status()
+        shutil.rmtree(self.path)
+
     def workdir(self, workdir: str) -> Path:
         """Where a job's files are."""
         return self.path / "data" / workdir
@@ -154,8 +177,3 @@ class ServiceSite:
             tail = "\n".join(file.read_text(errors="replace").splitlines()[-lines:])
             texts.append(f"== {file.name}\n{tail}")
         return "\n".join(texts)
-
-    def clear(self) -> None:
-        """Forget files of ended jobs."""
-        for folder in (self.path / "data").iterdir():
-            shutil.rmtree(folder, ignore_errors=True)

@@ -86,7 +86,7 @@ class Changes:
                 self.silence = None
                 self.answered = time.monotonic()
                 self._pause = PERIOD_S if changed or self._behind else min(1.5 * self._pause, IDLE_S)
-            except (NoAnswer, NotSignedIn) as error:
+            except BalsamJupyterError as error:  # also a refusal: the site is gone, or the service is another version
                 if self.silence is None:
                     self.silence = Silence(self.answered, error)
                     if self._store.note("since") is not None:

@@ -48,6 +48,7 @@ class BalsamEngine(Refused):
     """Stores and runs jobs at a site of a Balsam service. See `engines.base.Engine` for what the calls do."""
 
     kind = "balsam"
+    has_default = False
     trouble = ""
     runs_here = False
 

@@ -51,6 +51,7 @@ class EmbeddedEngine(DiskCalls):
     """Stores and runs jobs on this machine. See `engines.base.Engine` for what the calls do."""
 
     kind = "embedded"
+    has_default = True
     silence = None
     runs_here = True
 
