@@ -88,6 +88,10 @@ class History:
         elif left == "RUNNING":
             self.use(time, nodes, -number)
 
+    def begin(self) -> None:
+        """Take what was noted so far for what was before: it counts, but it is not what ended in the first bin."""
+        self._ended[:1] = [0] * len(self._ended[:1])
+
     def counts(self) -> dict[str, int]:
         """Numbers by task state, now."""
         return dict(self._totals)

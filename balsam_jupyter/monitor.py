@@ -105,7 +105,12 @@ class Monitor:
         return self._thread is not None and self._thread.is_alive()
 
     def watch(
-        self, ensemble: str, listener: Listener, period: float = 1.0, generation: int | None = None
+        self,
+        ensemble: str,
+        listener: Listener,
+        period: float = 1.0,
+        generation: int | None = None,
+        since: float | None = None,
     ) -> Subscription:
         """Call `listener(snapshot)` now, at changes (at most once in `period` seconds) and when all is done.
 
@@ -122,8 +127,11 @@ class Monitor:
             Seconds; `Subscription.look` changes it.
         generation : int, optional
             Of the ensemble; None is its newest, also when there is a newer one later.
+        since : float, optional
+            When the picture begins, in seconds since the epoch; None is with the first task.
         """
-        tracker = self._tracker(ensemble, generation) or Tracker(self._engine, ensemble, generation)
+        wanted = ensemble, generation, since
+        tracker = self._tracker(wanted) or Tracker(self._engine, *wanted)
         if not tracker.begun or tracker.finished():
             tracker.catch_up()
         first = tracker.snapshot(self._engine.allocations())
@@ -140,10 +148,10 @@ class Monitor:
         self._wake.set()
         return subscription
 
-    def _tracker(self, ensemble: str, generation: int | None) -> Tracker | None:
+    def _tracker(self, wanted: tuple[str, int | None, float | None]) -> Tracker | None:
         with self._lock:
             trackers = [subscription.tracker for subscription in self._subscriptions]
-        return next((one for one in trackers if (one.ensemble, one.wanted) == (ensemble, generation)), None)
+        return next((one for one in trackers if (one.ensemble, one.wanted, one.since) == wanted), None)
 
     def wake(self) -> None:
         """Have the thread look at once who is to be told when."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 PAGE = 10_000
 """Events that are read at a time."""
+_LATELY_S = 60.0  # a rate that was seen in this time counts more than that of a picture whose bins may be hours wide
+_ENOUGH = 10  # ended tasks, to tell a rate from what was seen
 _PAGES = 3  # whoever is further behind begins again: that costs less than to read all of it
 
 
@@ -59,21 +62,26 @@ class Snapshot:
 class Tracker:
     """Follows one ensemble, or with the name "" the whole site, through an engine's events.
 
-    Without a `generation`, it is the newest there is, also when there is a newer one later.
+    Without a `generation`, it is the newest there is, also when there is a newer one later. The picture begins at the
+    time `since` (seconds since the epoch) if there was something before.
     """
 
-    def __init__(self, engine: Engine, ensemble: str, generation: int | None = None) -> None:
+    def __init__(
+        self, engine: Engine, ensemble: str, generation: int | None = None, since: float | None = None
+    ) -> None:
         self.engine = engine
         self.ensemble = ensemble
         self.generation = generation
         self.history = History()
         self.ids = Ranges()
         self.wanted = generation
+        self.since = since
         self.begun = False
         self._running = Running()
         self._seq = -1
         self._cursor = ""
         self._confirmed = -1
+        self._seen: deque[tuple[float, int]] = deque()  # when, and how many had ended by then
         self._lock = threading.RLock()
 
     def catch_up(self) -> str:
@@ -117,10 +125,12 @@ class Tracker:
     def restart(self) -> None:
         """Begin (again) with all that was up to now."""
         with self._lock:
-            past = self.engine.timeline.past(self.ensemble, self.wanted, BINS, WIDTH)
+            past = self.engine.timeline.past(self.ensemble, self.wanted, BINS, WIDTH, self.since)
             history = History(past.width, past.start)
             for step in past.steps:
                 history.step(step)
+            if self.since is not None and past.start == self.since:
+                history.begin()
             # What events do not tell (an engine may clear old ones away) is known by the numbers alone.
             now, stored = time.time(), _by_task_state(past.counts)
             for state, number in history.counts().items():
@@ -152,9 +162,23 @@ class Tracker:
         with self._lock:
             counts, left = self.history.counts(), self._left()
             series = self.history.series(now if left or not self.ensemble else None)
-        rate = _rate(series, now) if left else None
+            seen = self._seen_rate(time.monotonic(), sum(series.ended))
+        rate = (seen or _rate(series, now)) if left else None
         remaining = left / rate if rate else None
         return Snapshot(self.ensemble, counts, series, now, allocations, rate, remaining, age_s, error, self.generation)
+
+    def _seen_rate(self, now: float, ended: int) -> float | None:
+        """Tasks ended per second, as it was seen lately; None where too few ended."""
+        seen = self._seen
+        if seen and ended < seen[-1][1]:
+            seen.clear()  # it began again
+        if not seen or now - seen[-1][0] >= 1.0:
+            seen.append((now, ended))
+        while seen and now - seen[0][0] > _LATELY_S:
+            seen.popleft()
+        if not seen or ended - seen[0][1] < _ENOUGH or now - seen[0][0] < 1.0:
+            return None
+        return (ended - seen[0][1]) / (now - seen[0][0])
 
     def _left(self) -> int:
         counts = self.history.counts()
@@ -171,9 +195,9 @@ class Tracker:
                 yield from range(row.first_id, row.last_id + 1)
 
 
-def snapshot(engine: Engine, ensemble: str, generation: int | None = None) -> Snapshot:
+def snapshot(engine: Engine, ensemble: str, generation: int | None = None, since: float | None = None) -> Snapshot:
     """The ensemble (name "": the whole site) as it is now, read once from its engine; no thread is started."""
-    tracker = Tracker(engine, ensemble, generation)
+    tracker = Tracker(engine, ensemble, generation, since)
     tracker.catch_up()
     return tracker.snapshot(engine.allocations())
 

@@ -19,6 +19,7 @@ SAYS = {
     "python_tasks.py": r"ProcessPoolExecutor map +\d+ +\d+\.\d\d × that",
     "results.py": r"median: the first \d+ ms, \d+ of them CPU .*after 10 changes \d+\.\d ms",
     "scale.py": r"executor\.poll\(\), ms +\d+\.\d\d",
+    "timeline.py": r"first picture of the whole site +\d+\.\d\d s",
     "submit.py": r"\d+\.\d\d × executemany in our own indexed tables",
 }
 

@@ -13,7 +13,7 @@ from balsam_jupyter import open_site
 from .test_cli_docs import parsed
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-_NAMES = ("jobs.md", "sweeps.md", "ensembles.md", "adaptive.md", "cost-and-provenance.md")
+_NAMES = ("jobs.md", "sweeps.md", "ensembles.md", "adaptive.md", "cost-and-provenance.md", "analytics.md")
 GUIDES = {name: (DOCS / name).read_text() for name in _NAMES}
 [SETTINGS] = re.findall(r"```yaml\n(.*?)```", GUIDES["jobs.md"], re.DOTALL)
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")

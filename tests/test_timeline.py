@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.history import BINS, WIDTH, History, Ranges, Running, apply
-from balsam_jupyter.models import Query, Resources
+from balsam_jupyter.models import JobCommon, JobSpec, Query, Resources
 from balsam_jupyter.past import Nodes
-from balsam_jupyter.tracker import Tracker
+from balsam_jupyter.tracker import Tracker, snapshot
 
 from .played import ALONE, TWO, WHOLE, Player
 
@@ -168,6 +168,61 @@ def test_an_ensemble_of_many_submissions_is_found_among_others(engine: EmbeddedE
     again.catch_up()
     assert tracker.history.series() == again.history.series()
     assert 0 < sum(again.history.series().ended) < 80
+    player.close()
+
+
+def test_one_submission_may_be_for_several_ensembles(engine: EmbeddedEngine) -> None:
+    player = Player(engine)
+    for name in ("a", "b"):
+        player.submit(name, [ALONE])
+    trackers = [Tracker(engine, name) for name in ("a", "b", "")]
+    for one in trackers:
+        one.catch_up()
+    commons = [JobCommon(player.app, ensemble=name) for name in ("a", "b", "a")]
+    engine.submit(JobSpec(common, "{}", key=b"%16d" % number) for number, common in enumerate(commons))
+    for one in trackers:
+        one.catch_up()
+    # The submission began and ended with rows of a, and one of b is between them.
+    assert [one.history.counts()["WAITING"] for one in trackers] == [3, 2, 5]
+    assert engine.timeline.members("a", None, 3, 5) == [range(3, 4), range(5, 6)]
+    player.close()
+
+
+def test_tasks_that_share_an_event_are_each_in_their_own_bin(engine: EmbeddedEngine) -> None:
+    player = Player(engine)
+    player.submit("a", [ALONE] * 400)
+    player.check_out(400)
+    for runtime in (0.01, 0.02, 0.05, 0.1, 0.3, 1.0, 3.0, 10.0) * 3:
+        player.finish(9, runtime)
+        tracker = Tracker(engine, "a")
+        tracker.catch_up()
+        assert tracker.history.series() == replay(engine, tracker.ids, {}).series()
+    player.close()
+
+
+def test_a_picture_may_begin_later(engine: EmbeddedEngine) -> None:
+    player = Player(engine)
+    player.submit("a", [ALONE] * 50)
+    player.check_out(50)
+    player.end(20, "finished", started=False)
+    player.start(10)
+    player.clock = since = player.clock + 1000.0
+    late = Tracker(engine, "", since=since)  # before anything is there to show
+    late.catch_up()
+    player.end(10, "error", runtime=20_000.0)
+    player.clock += 5
+    player.finish(20)
+    late.catch_up()
+    after = snapshot(engine, "a", since=since)
+    assert after.series.start == late.history.series().start == since
+    assert after.counts == late.history.counts() == {**dict.fromkeys(after.counts, 0), "FINISHED": 40, "FAILED": 10}
+    assert {state: numbers[0] for state, numbers in after.series.counts.items() if numbers[0]} == {
+        "WAITING": 20,
+        "RUNNING": 10,
+        "FINISHED": 20,
+    }
+    assert after.series.busy[0] == 5.0 and sum(after.series.ended) == 30 and after.series.ended[0] == 0
+    assert snapshot(engine, "a", since=1.0).series == snapshot(engine, "a").series
     player.close()
 
 

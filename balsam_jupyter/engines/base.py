@@ -76,11 +76,12 @@ class Accounts(Protocol):
 class Timeline(Protocol):
     """What the jobs of an ensemble, or (with the name "") of the whole site, did over time: to follow many at once."""
 
-    def past(self, ensemble: str, generation: int | None, bins: int, width: float) -> Past:
+    def past(self, ensemble: str, generation: int | None, bins: int, width: float, since: float | None = None) -> Past:
         """What was up to now, without handing over every event; the later ones begin at the answer's cursor.
 
         Of an ensemble, the jobs that it has now; of a site, those that were deleted, too. The bins' width is `width`
-        times a power of two, so that hardly more than so many are needed. `generation` None is the newest.
+        times a power of two, so that hardly more than so many are needed. `generation` None is the newest. What was
+        before the time `since` is in the first bin.
         """
 
     def members(self, ensemble: str, generation: int | None, first: int, last: int) -> list[range]:

@@ -29,7 +29,7 @@ class SiteTimeline:
         self._engine = engine
         self._shapes: tuple[int, dict[int, float]] = 0, {}
 
-    def past(self, ensemble: str, generation: int | None, bins: int, width: float) -> Past:
+    def past(self, ensemble: str, generation: int | None, bins: int, width: float, since: float | None = None) -> Past:
         con = self._engine.store.con
         con.execute("BEGIN")  # all of it as of one moment; nobody is kept from writing
         try:
@@ -45,7 +45,7 @@ class SiteTimeline:
                 scope = timeline.whole_site(con)
             of_shape = self._of_shape()
             each, mixed = _each(of_shape), _mixed(of_shape)
-            where = timeline.find_bins(con, scope, bins, width)
+            where = timeline.find_bins(con, scope, bins, width, since)
             steps: list[Step] = []
             start = None
             if where is not None:

@@ -169,7 +169,7 @@ class Store:
             con.execute("PRAGMA wal_autocheckpoint=4000")  # pages: launchers fold the log into the file when idle
         con.execute("PRAGMA synchronous=FULL")
         self._inode = self._inode or os.stat(self.path).st_ino
-        self._close_unused()
+        self._close()
         self._all.append(_Held(con, threading.current_thread(), os.getpid()))
         return con
 
@@ -268,15 +268,15 @@ class Store:
             self.con.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
-        """Let go of the file. A thread that is reading meanwhile closes its connection when it next asks, or ends."""
-        self._close_unused()
+        """Let go of the file; what another thread may be using is closed when that thread has ended."""
+        self._close(mine=True)
         self._local = threading.local()
 
-    def _close_unused(self) -> None:
-        """Close the connections of this thread and of those that ended; in use by another they would crash it."""
+    def _close(self, mine: bool = False) -> None:
+        """Close the connections of threads that ended, and those of this one; closed while in use, they would crash."""
         for held in list(self._all):
             ours = held.pid == os.getpid()  # else the parent's, not to be touched in a fork
-            if ours and held.thread.is_alive() and held.thread is not threading.current_thread():
+            if ours and held.thread.is_alive() and not (mine and held.thread is threading.current_thread()):
                 continue
             with contextlib.suppress(ValueError):  # another thread was faster
                 self._all.remove(held)

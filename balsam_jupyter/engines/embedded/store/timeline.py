@@ -121,10 +121,13 @@ class Bins(NamedTuple):
         return self.start + (at + 0.5) * self.width
 
     def sql(self, column: str) -> str:
-        return f"max(0, CAST(({column} - :start) / :width AS INTEGER))"
+        """As `at`, but for the limit below."""
+        return f"CAST(({column} - :start) / :width AS INTEGER)"
 
 
-def find_bins(con: sqlite3.Connection, scope: Scope, bins: int, width: float) -> Bins | None:
+def find_bins(
+    con: sqlite3.Connection, scope: Scope, bins: int, width: float, since: float | None = None
+) -> Bins | None:
     """Bins of `width` times a power of two, hardly more than `bins` of them, for all events; None if there are none."""
     if not scope.ids:
         return None
@@ -150,7 +153,7 @@ def find_bins(con: sqlite3.Connection, scope: Scope, bins: int, width: float) ->
     if first is None or last is None:
         return None
     found = "SELECT time, end_time, times FROM event WHERE seq = ?"
-    start = con.execute(found, (first,)).fetchone()[0]
+    start = max(con.execute(found, (first,)).fetchone()[0], since or 0.0)
     # The width that the last of many events needs is not more than what all of them need: bins can still be merged.
     began, end, times = con.execute(found, last).fetchone()
     until = began if times else end
@@ -206,20 +209,20 @@ def _count(counts: _Counts, path: tuple[str, ...], began: int, end: int, shape: 
 def _count_single(con: sqlite3.Connection, ids: range, bins: Bins, counts: _Counts, mixed: bool) -> None:
     """Events of one job each."""
     began, end = bins.sql("time"), bins.sql("end_time")
-    shape = "NULL"
-    if mixed:  # where it matters: a start or an end of a run whose other end is in another bin
-        shape = f"""CASE WHEN instr(path, 'RUNNING') AND NOT ({began} = {end} AND instr(path, '>RUNNING>'))
+    columns = f"path, {began}, {end}"
+    if mixed:  # the shape, where it matters: a start or an end of a run whose other end is in another bin
+        columns += f""", CASE WHEN instr(path, 'RUNNING') AND NOT ({began} = {end} AND instr(path, '>RUNNING>'))
             THEN (SELECT shape_id FROM job WHERE id = first_id) END"""
     events = con.execute("SELECT max(seq) FROM event").fetchone()[0]
     column = "+first_id" if 4 * len(ids) > events else "first_id"  # many are found faster by reading all in order
+    which = "1" if ids == EVERY else f"{column} BETWEEN :first AND :last"
     rows = con.execute(
-        f"""SELECT path, {began}, {end}, {shape} FROM event
-            WHERE last_id = first_id AND {column} BETWEEN :first AND :last""",
+        f"SELECT {columns} FROM event WHERE last_id = first_id AND {which}",
         {"start": bins.start, "width": bins.width, "first": ids.start, "last": ids.stop - 1},
     )
     # Counted here rather than by GROUP BY, which sorts all rows first.
-    for (path, one, two, of), number in Counter(rows).items():
-        _count(counts, tuple(path.split(">")), one, two, of, number)
+    for (path, one, two, *of), number in Counter(rows).items():
+        _count(counts, tuple(path.split(">")), max(0, one), max(0, two), of[0] if of else None, number)
 
 
 def _count_shared(con: sqlite3.Connection, ids: range, bins: Bins, counts: _Counts, mixed: bool) -> None:
