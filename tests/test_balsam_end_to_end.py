@@ -16,7 +16,7 @@ from .balsam_service.run import ROOT, wait_until
 from .balsam_service.service import Service
 from .balsam_service.site import ServiceSite
 from .conftest import LIVE
-from .test_kernel import Kernel
+from .test_kernel import Cell, Kernel
 
 pytestmark = pytest.mark.slow
 
@@ -59,8 +59,15 @@ def at(user: Service) -> Iterator[Callable[[ServiceSite], Site]]:
         site.close()
 
 
+def said(cell: Cell) -> str:
+    return cell.text + cell.streams
+
+
 @pytest.mark.parametrize("mode", ["mpi", "serial"])
-def test_cells_with_200_tasks(kernel: Kernel, balsam_site: ServiceSite, mode: str) -> None:
+def test_cells_with_200_tasks(
+    kernel: Kernel, balsam_site: ServiceSite, at: Callable[[ServiceSite], Site], mode: str
+) -> None:
+    at(balsam_site)
     for cell in (
         "%load_ext balsam_jupyter",
         OPEN.format(balsam_site.name),
@@ -72,19 +79,20 @@ def test_cells_with_200_tasks(kernel: Kernel, balsam_site: ServiceSite, mode: st
     assert "200 finished" in kernel.run(f"%balsam_wait hellos-{mode}", timeout=180).text
     kernel.run(f"table = %balsam_results hellos-{mode}")
     assert kernel.run("len(table), set(table.state), table.number.nunique()").text == "(200, {'FINISHED'}, 100)"
-    assert "hello Grace 99" in kernel.run(f"print(%balsam_logs hellos-{mode} 199)").streams
+    assert "hello Grace 99" in said(kernel.run(f"%balsam_logs hellos-{mode}/199"))
     assert (
         "200 finished"
         in kernel.run(f"%balsam_submit greet name=['Ada', 'Grace'] number=range(100) --name hellos-{mode}").text
     )
-    assert "ended" in kernel.run("%balsam_revoke").streams + kernel.run("1").text
+    assert "ended" in said(kernel.run("%balsam_revoke"))
     jobs = balsam_site.jobs(tags=f"workflow:hellos-{mode}")
     assert [job["state"] for job in jobs] == ["JOB_FINISHED"] * 200
 
 
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="a Python app needs the Python of its site, which is 3.11")
-def test_the_quickstart(kernel: Kernel, balsam_site: ServiceSite) -> None:
+def test_the_quickstart(kernel: Kernel, balsam_site: ServiceSite, at: Callable[[ServiceSite], Site]) -> None:
     """All its cells; only `%balsam_site` names another site."""
+    at(balsam_site)
     notebook = nbformat.read(ROOT / "notebooks" / "01-quickstart.ipynb", as_version=4)
     cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     (number,) = (index for index, cell in enumerate(cells) if cell.startswith("site = %balsam_site\n"))
