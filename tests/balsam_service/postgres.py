@@ -57,6 +57,11 @@ class Postgres:
         ready = b"ready"
         wait_until(lambda: pid_file.exists() and ready in pid_file.read_bytes(), "Postgres starts", self.process)
 
+    def execute(self, statement: str) -> None:
+        """Change what no request to the API server can change."""
+        command = [self._programs / "bin/psql", "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement]
+        subprocess.run([*command, self.url], check=True, env={"LC_ALL": "C"})
+
     def prepare(self, target: Path) -> None:
         """Make a cluster with the tables at `target`."""
         self.folder.mkdir(mode=0o700)

@@ -207,6 +207,8 @@ class Proxy:
                 await self._answer(request, writer)
         except (Reset, OSError, asyncio.IncompleteReadError):
             _reset(writer)
+        except asyncio.CancelledError:  # the proxy is closed; asyncio would log it
+            return
         finally:
             writer.close()
 
