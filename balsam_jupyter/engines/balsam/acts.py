@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _RUNS = ("RUNNING",)
 _SETTLES = ("RUN_DONE", "POSTPROCESSED", "STAGED_OUT")  # its program has ended
+_STOPS_S = 30.0  # from the end of an allocation to its launcher's last word about its jobs
 _AT_ONCE = 400  # ids in the address of a request
 _HELD = ("PREPROCESSED", "RESTART_READY")  # held in these states, a job is in a launcher's hands
 
@@ -91,11 +93,22 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
         for number in allocations:
             engine.revoke(number)
         if allocations:
-            engine.refresh(now=True)
-            return killed + kill(engine, Query(ids=tuple(job.id for job in runs)), running="refuse")
+            stopped = _once_stopped(engine, runs)
+            runs = [job for job in stopped if job.state in _RUNS]
+            killed += _mark(engine, [job for job in stopped if job.state not in (*_RUNS, *_SETTLES)])
     if runs and running != "leave":
         raise Unsupported(_cannot(engine, runs, killed))
     return killed
+
+
+def _once_stopped(engine: BalsamEngine, runs: list[Job]) -> list[Job]:
+    """These jobs once their launcher has let go of them; those that had ended by then are left out."""
+    deadline = time.monotonic() + _STOPS_S
+    while True:
+        now = _as_they_are(engine, runs)
+        if not any(job.state in _RUNS for job in now) or time.monotonic() > deadline:
+            return now
+        time.sleep(0.5)
 
 
 def _cannot(engine: BalsamEngine, runs: list[Job], killed: int) -> str:
@@ -237,7 +250,8 @@ def settle(engine: BalsamEngine) -> int:
         done += len(twins)
     overtaken = con.execute(
         f"""SELECT job.id FROM job JOIN remote ON job_id = job.id
-            WHERE state IN ('READY', 'STAGED_IN', 'PREPROCESSED') AND remote.data LIKE '%"{wire.KILLED}": true%'"""
+            WHERE state IN ('READY', 'STAGED_IN', 'PREPROCESSED', 'RESTART_READY')
+                AND remote.data LIKE '%"{wire.KILLED}": true%'"""
     ).fetchall()
     if overtaken:
         ids = tuple(number for (number,) in overtaken)

@@ -23,6 +23,7 @@ _LIVES = f"state IN ({','.join('?' * len(LIVE))})"
 _MOST = 200
 _PATIENCE_S = 20.0
 _LOOK_S = 0.5
+_NO_REASONS = ("submit_script", "submit_time", "error_time")
 _TELLING = ("num_nodes", "wall_time_min", "job_mode", "queue", "project", "filter_tags")
 
 
@@ -70,7 +71,8 @@ def put(con: sqlite3.Connection, row: dict[str, Any], request: AllocationRequest
         start = found[2]
     if end is None and row["state"] in ("finished", "submit_failed"):
         end = found[3] if found and found[3] else now if found else start
-    info = json.dumps(row["status_info"] or {})
+    told = row["status_info"] or {}
+    info = json.dumps({key: word for key, word in told.items() if key not in _NO_REASONS})  # why it ended, and no more
     values = row["state"], row["scheduler_id"], start, end, info
     running = row["state"] == "running" and start is not None
     since = time.monotonic() - (now - start) if running and start is not None else None
