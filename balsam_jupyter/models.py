@@ -251,8 +251,7 @@ class Query:
     ensemble: str | None = None
     generation: int | None = None
     """Of `ensemble`; None means its newest."""
-    rows: tuple[int, ...] | None = None
-    """Numbers of rows."""
+    rows: tuple[int, ...] | None = None  # their numbers
     app_name: str | None = None
     batch_job_id: int | None = None
     workdir: str | None = None

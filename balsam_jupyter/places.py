@@ -14,6 +14,7 @@ from .disk import Cleaned, DiskUse, checked_globs
 from .errors import BadInput, ExecutorException, many
 from .models import TERMINAL, UNENDED, EnsembleRecord, JobCommon, JobRow, JobSpec, Query
 from .selection import record_of
+from .task import Follower
 from .views import EnsembleViews
 
 if TYPE_CHECKING:
@@ -80,12 +81,11 @@ class EnsemblePlaces(EnsembleViews):
         Unsupported
             If rows run at a Balsam site, which cannot end them; those that wait are killed by then.
         """
-        from .executor import BalsamExecutor
-
         if not isinstance(site, Site) or site == self._site:
             raise BadInput("move_to() takes another site: open_site(NAME, engine='balsam'), for instance.")
         moved = move(self._site, self._there, site)
-        return BalsamExecutor(site).ensemble(moved.name)
+        handle: Any = type(self)
+        return handle(site, Follower(site), moved)
 
 
 def move(here: Site, record: EnsembleRecord, there: Site) -> EnsembleRecord:

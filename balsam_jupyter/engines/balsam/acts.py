@@ -251,7 +251,7 @@ def settle(engine: BalsamEngine) -> int:
     overtaken = con.execute(
         f"""SELECT job.id FROM job JOIN remote ON job_id = job.id
             WHERE state IN ('READY', 'STAGED_IN', 'PREPROCESSED', 'RESTART_READY')
-                AND remote.data LIKE '%"{wire.KILLED}": true%'"""
+                AND remote.data LIKE '%"{wire.KILLED}":true%'"""
     ).fetchall()
     if overtaken:
         ids = tuple(number for (number,) in overtaken)

@@ -181,7 +181,7 @@ class Apply:
         )  # fmt: skip
         self.con.execute(
             "UPDATE remote SET last_update = ?, tags = ?, data = ?, untold = 1 WHERE job_id = ?",
-            (wire.stamp(row), json.dumps(ours), json.dumps(row["data"] or {}), row["id"]),
+            (wire.stamp(row), to_json(ours), to_json(row["data"] or {}), row["id"]),
         )
         if told.complete:
             self._tell(row["id"], told)
