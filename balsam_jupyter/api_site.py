@@ -144,8 +144,9 @@ def open_site(name: str | None = None, path: str | Path | None = None, engine: s
         Its name. Without name and path: the site ``default`` in the user's data directory.
     path : str or Path, optional
         Its directory; without it, where the site of that name is, or a new one in the user's data directory.
-    engine : str
-        ``"embedded"``: this machine.
+    engine : {"embedded", "balsam"}
+        This machine, or a site of the Balsam service that you are signed in to (by ``balsam-jupyter login`` or
+        ``balsam login``), by its name.
 
     Returns
     -------
@@ -220,6 +221,8 @@ def find_site(ref: int | str | Site | Any, near: Site) -> Site:
             with _lock:
                 known = [site for site in _open if site._kind == near._kind and site.path == record.path]
             return known[0] if known else Site(record, near._kind)
+    if ref == "default" and not near.engine.has_default:
+        return near
     known_sites = listing(f"{record.name} (id {record.id})" for record in records)
     hint = nearest(ref, [record.name for record in records]) if isinstance(ref, str) else ""
     raise NotFound(f"There is no site {ref!r}; there is {known_sites}.{hint} open_site(NAME) makes one.")

@@ -17,7 +17,7 @@ from .api_jobs import EVENTS_WAIT_S
 from .callbacks import Callbacks
 from .ends import Ends, watch
 from .errors import BadInput, TimeoutExpired
-from .models import JOB_STATES, TERMINAL, EnsembleRecord, Query
+from .models import TERMINAL, UNENDED, EnsembleRecord, Query
 from .selection import record_of
 from .status import explain
 from .task import BalsamTask, Follower
@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 _QUICK_S = 0.3
 """Work that ends sooner is not asked why it waits."""
 
-_UNENDED = tuple(state for state in JOB_STATES if state not in TERMINAL)
+_AGAIN_S = 60.0
+"""After so long it is asked again, until there is something to say."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ class Waiting:
     def steps(self) -> Iterator[BalsamTask | _Run | _Pause]:
         """What to do next: give a task that has ended (if `each`), run a callback, or wait for a change."""
         ends = Ends(self._site, self._follower, self._record, sorted(TERMINAL)) if self._each else None
-        all_had_ended = warned = False
-        quick_until = time.monotonic() + _QUICK_S
+        all_had_ended = asked = False
+        ask_at = time.monotonic() + _QUICK_S
         while True:
             now = time.monotonic()
             left = self._deadline - now
@@ -90,17 +91,18 @@ class Waiting:
                 all_had_ended = not self._site.engine.jobs(self._unended())
                 if all_had_ended and not due:
                     continue
-                if not warned and (left <= 0 or now >= quick_until):
-                    warned = True
-                    yield _Pause(max(0.0, min(left, EVENTS_WAIT_S)), self._why_stuck())
+                if now >= ask_at or (left <= 0 and not asked):
+                    asked, warning = True, self._why_stuck()
+                    ask_at = math.inf if warning else now + _AGAIN_S
+                    yield _Pause(max(0.0, min(left, ask_at - now, EVENTS_WAIT_S)), warning)
                 elif left <= 0:
                     self._give_up()
                 else:
-                    yield _Pause(min(left, EVENTS_WAIT_S if warned else quick_until - now))
+                    yield _Pause(min(left, ask_at - now, EVENTS_WAIT_S))
 
     def _unended(self) -> Query:
         """A row that has not ended; by its state, which is how the rows of an ensemble are indexed."""
-        return self._record.rows(_UNENDED, order="state", limit=1)
+        return self._record.rows(UNENDED, order="state", limit=1)
 
     def _give_up(self) -> None:
         self._callbacks.raise_kept()

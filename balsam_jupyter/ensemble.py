@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
 from . import crate, results
 from .api import Site
-from .api_check import kill_wait
+from .api_check import kill_force, kill_wait
 from .callbacks import Callbacks
 from .completion import AsCompleted, Waiting
 from .cost import Price, ensemble_cost
-from .disk import Cleaned, DiskUse, checked_globs
 from .errors import BadInput, nearest
 from .failures import Failures
 from .identity import summary
 from .models import TASK_STATE, EnsembleRecord, Query
+from .places import EnsemblePlaces
 from .provenance import Provenance
-from .selection import of_rows, record_of, tag_changes, to_retry, undone
+from .selection import end, tag_changes, to_retry, undone
 from .status import task_counts
 from .submission import check_name, distinct, extend, unsubmitted
 from .task import BalsamTask, Follower
-from .views import EnsembleViews
 
 F = TypeVar("F", bound=Callable[[BalsamTask], Any] | None)
 
 
-class Ensemble(EnsembleViews):
+class Ensemble(EnsemblePlaces):
     """The tasks of a sweep. Made by `BalsamExecutor.submit_sweep`, found again by `BalsamExecutor.ensemble`.
 
     Attributes
@@ -56,11 +54,6 @@ class Ensemble(EnsembleViews):
     def generations(self) -> list[int]:
         """The generations of its name, oldest first; ``exctr.ensemble(name, generation=1)`` opens the first."""
         return [one.generation for one in self._site.engine.ensembles(self.name)]
-
-    @property
-    def _there(self) -> EnsembleRecord:
-        """Its record as it is now; an error if it is gone, so that no verb does nothing."""
-        return record_of(self._site, self.name, self.generation)
 
     def _query(self) -> Query:
         return self._there.rows()
@@ -223,34 +216,11 @@ class Ensemble(EnsembleViews):
         """
         return results.extract(self._site, self._there, outputs)
 
-    def disk(self) -> DiskUse:
-        """What its work directories hold: bytes and files in all, by name, and the largest rows."""
-        return self._site.engine.disk(self._query())
-
-    def clean(self, keep: Iterable[str]) -> Cleaned:
-        """Have all files of the rows that have finished removed, in the background, but for logs and what is kept.
-
-        Rows that failed, were killed or have not ended keep everything, and so does one that is run again meanwhile.
-        Values that are stored stay; `extract` finds only what is in the files that are left.
-
-        Parameters
-        ----------
-        keep : list of str
-            Patterns of files that stay, such as ``"*.json"`` (a name, at any depth) or ``"results/*"`` (a path). The
-            logs ``job.out``, ``job.err`` and ``balsam.log`` stay in any case; ``[]`` keeps nothing else.
-
-        Returns
-        -------
-        Cleaned
-            At once, with the number of `directories`; its `wait()` blocks until they have been cleaned.
-        """
-        globs = checked_globs(keep)
-        order, directories = self._site.engine.clean(self._query(), globs)
-        return Cleaned(partial(self._site.engine.cleaned, order), directories, globs)
-
     # -- verbs --------------------------------------------------------------------------------------------
 
-    def kill(self, rows: Any = None, wait_time: float | None = 0.5) -> int:
+    def kill(
+        self, rows: Any = None, wait_time: float | None = 0.5, *, force: str | None = None, purge: bool = False
+    ) -> int:
         """End tasks that have not ended; returns how many (without waiting for their end).
 
         Parameters
@@ -259,14 +229,19 @@ class Ensemble(EnsembleViews):
             Numbers of rows; by default all.
         wait_time : float or None
             Seconds from SIGTERM to SIGKILL for what runs. None never sends SIGKILL.
+        force : {"revoke"}, optional
+            At a Balsam site, which cannot end one task that runs: revoke the allocations in which these run.
+        purge : bool
+            Delete these rows then; those that had ended before stay.
 
         Raises
         ------
         BadInput
             If there is no such row, which it names.
+        Unsupported
+            If some run where a task that runs cannot be ended; the others are killed.
         """
-        wait_s = kill_wait(wait_time)
-        return self._site.engine.update(of_rows(self._site, self._there, rows), "USER_KILLED", wait_s)
+        return end(self._site, self._there, rows, kill_wait(wait_time), kill_force(force), purge)
 
     def retry(self, rows: Any = None, where: Callable[[BalsamTask], object] | None = None, failed: bool = False) -> int:
         """Run tasks that FAILED or were killed again; returns how many. The old log stays as ``job.out.1``.

@@ -34,6 +34,18 @@ class SiteError(BalsamJupyterError):
     """A site directory that cannot be used as it is."""
 
 
+class ServiceError(BalsamJupyterError):
+    """A service that refused or could not do what it was asked for."""
+
+
+class NoAnswer(ServiceError):
+    """A service that does not answer, or not in a way that can be read; later it may."""
+
+
+class NotSignedIn(ServiceError):
+    """No token for a service, or one that it does not take any more; the message says what to run."""
+
+
 class TaskFailed(BalsamJupyterError):
     """Raised by ``value()`` of a task that FAILED or was killed; carries the log's last lines."""
 

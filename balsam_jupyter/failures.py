@@ -113,7 +113,9 @@ class FailureGroup:
 
     @property
     def run_by_hand(self) -> str:
-        """The command that runs the example again in a terminal, in a directory of its own."""
+        """The command that runs the example again in a terminal, in a directory of its own; "" if it ran elsewhere."""
+        if not self._site.engine.runs_here:
+            return ""
         return f"balsam-jupyter job try {self.example} --site {shlex.quote(self._site.name)}"
 
     @cached_property

@@ -17,9 +17,8 @@ JOB_STATES: tuple[str, ...] = (
 
 RUNNABLE = frozenset({"PREPROCESSED", "RESTART_READY"})
 TERMINAL = frozenset({"JOB_FINISHED", "FAILED", "USER_KILLED"})
-
+UNENDED = tuple(state for state in JOB_STATES if state not in TERMINAL)
 _AFTER_RUNNING = frozenset(JOB_STATES[JOB_STATES.index("RUNNING") + 1 :])
-
 TASK_STATES: tuple[str, ...] = ("WAITING", "RUNNING", "FINISHED", "FAILED", "USER_KILLED")
 """libEnsemble's task states, in the order a view shows them."""
 
@@ -141,6 +140,7 @@ class JobSpec(NamedTuple):
     """Jobs that must be JOB_FINISHED before this one runs."""
     transfers: Mapping[str, str] | None = None
     """Slot of the app → ``"location:/path"``."""
+    row: int | None = None  # its number in its ensemble, where that is not the next one
 
 
 class Submitted(NamedTuple):
@@ -249,8 +249,7 @@ class Query:
     ensemble: str | None = None
     generation: int | None = None
     """Of `ensemble`; None means its newest."""
-    rows: tuple[int, ...] | None = None
-    """Numbers of rows."""
+    rows: tuple[int, ...] | None = None  # their numbers
     app_name: str | None = None
     batch_job_id: int | None = None
     workdir: str | None = None
@@ -322,7 +321,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """A place where jobs run; `path` is "" where the engine cannot see its files."""
+    """A place where jobs run; `path` is its directory, `here` whether it is on this machine. 0 cores: unknown."""
 
     id: int
     name: str
@@ -330,6 +329,7 @@ class SiteRecord:
     nodes: int = 1
     cores_per_node: int = 1
     gpus_per_node: int = 0
+    here: bool = True
 
 
 class HookRun(NamedTuple):

@@ -186,8 +186,9 @@ class Monitor:
             due = min(subscription.due for subscription in subscriptions)
             try:
                 changed = self._read(subscriptions, due - time.monotonic())
-                self._answered = time.monotonic()
-                self._notify(changed, "")
+                silence = self._engine.silence
+                self._answered = time.monotonic() - (silence[0] if silence else 0.0)
+                self._notify(changed, silence[1] if silence else "")
             except Exception as error:
                 # Whatever the engine meets (a full disk, a lost network), the views go on and say so.
                 log.warning("monitor of %s: %s", self._key[1], error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import codec, frames
 from .api import Site
-from .errors import BadInput, listing
+from .errors import BadInput, Unsupported, listing
 from .models import EnsembleRecord, JobRow
 from .outputs import extract as read_outputs
 from .outputs import problem
@@ -52,7 +52,15 @@ def to_dataframe(tables: Tables, record: EnsembleRecord, kind: str = "pandas") -
         If what it needs is not installed.
     """
     known = frames.checked(kind)
-    return tables.use(record, lambda table: frames.frame(table, known))
+    return _in_order(tables.use(record, lambda table: frames.frame(table, known)), known)
+
+
+def _in_order(frame: Any, kind: str) -> Any:
+    """In the order of the rows, which is that of the tasks' ids but where an ensemble was moved."""
+    rows = frame.index if kind == "pandas" else frame["row"].to_numpy()
+    if len(rows) < 2 or bool((rows[1:] >= rows[:-1]).all()):
+        return frame
+    return frame.sort_index() if kind == "pandas" else frame.sort("row") if kind == "polars" else frame.sort_by("row")
 
 
 def app_outputs(site: Site, app_name: str) -> dict[str, str | Callable[[Path], Any]]:
@@ -84,6 +92,11 @@ def extract(
         why = problem(output)
         if not isinstance(name, str) or why:
             raise BadInput(f"Output {name!r} {why or 'must have a name that is text'}.")
+    if not site.engine.site.here:
+        raise Unsupported(
+            f"The files of site {site.name!r} are not on this machine: declare the outputs in the app, and they are "
+            "computed where the tasks run."
+        )
     notes: dict[int, str] = {}
     data = site.data_path
     wanted = outputs

@@ -11,7 +11,7 @@ from .api import Site
 from .api_check import text_map
 from .codec import decode
 from .errors import BadInput, NotFound, listing, nearest
-from .models import EnsembleRecord, JobRow, Query
+from .models import UNENDED, EnsembleRecord, JobRow, Query
 from .submission import newest
 from .task import BalsamTask, Follower
 
@@ -69,6 +69,18 @@ def of_rows(site: Site, record: EnsembleRecord, rows: object) -> Query:
     """The rows with these numbers, or all of them for None."""
     query = record.rows(order="row")
     return query if rows is None else replace(query, ids=tuple(row.id for row in chosen(site, record, rows)))
+
+
+def end(site: Site, record: EnsembleRecord, rows: object, wait_time: float | None, force: str, purge: bool) -> int:
+    """Kill rows that have not ended, and delete them if `purge`; how many."""
+    query = of_rows(site, record, rows)
+    if not purge:
+        return site.engine.update(query, "USER_KILLED", wait_time, force)
+    alive = tuple(site.engine.ids(replace(query, states=UNENDED)))
+    killed = site.engine.update(replace(query, ids=alive), "USER_KILLED", wait_time, force) if alive else 0
+    if killed:
+        site.engine.delete(Query(ids=alive, states=("USER_KILLED",)))
+    return killed
 
 
 def to_retry(

@@ -25,7 +25,8 @@ _REASONS = 2
 class Status:
     """Tasks by state, allocations, and why nothing runs ("" when something does or nothing waits).
 
-    `stuck` is true where nothing will run until somebody asks for an allocation.
+    `stuck` is true where nothing will run until somebody does something about it. `notice` is what else there is to say
+    of the engine: that it is silent.
     """
 
     site: str
@@ -34,6 +35,7 @@ class Status:
     allocations: list[Allocation] = field(default_factory=list)
     why: str = ""
     stuck: bool = False
+    notice: str = ""
 
     def __repr__(self) -> str:
         return "\n".join([f"{self._head()}: {self._tasks()}", *map(describe, self.allocations), *self._why()])
@@ -54,7 +56,8 @@ class Status:
         return ", ".join(shown) or "no tasks"
 
     def _why(self) -> list[str]:
-        return [f"Nothing runs: {self.why}"] if self.why else []
+        said = [f"Nothing runs: {self.why}"] if self.why else []
+        return [*said, self.notice] if self.notice else said
 
 
 def describe(allocation: Allocation) -> str:
@@ -90,7 +93,10 @@ def explain(engine: Engine, ensemble: str | None = None) -> Status:
     why, stuck = "", False
     if counts["WAITING"] and not counts["RUNNING"]:
         why, stuck = _why(engine, ensemble, states, allocations, live)
-    return Status(engine.site.name, ensemble, counts, shown, why, stuck)
+    notice = ""
+    if silence := engine.silence:
+        notice = f"What is known is {_time(silence[0])} old: {silence[1]}"
+    return Status(engine.site.name, ensemble, counts, shown, why, stuck, notice)
 
 
 def queued_behind(engine: Engine, allocation_id: int) -> str:
@@ -120,6 +126,8 @@ def _why(
     live: list[Allocation],
 ) -> tuple[str, bool]:
     """Why nothing runs, and whether that stays so."""
+    if why := engine.why_waiting():
+        return why, engine.silence is None
     kinds = engine.kinds(ensemble)
     family = not kinds and states.get("AWAITING_PARENTS", 0)
     if family and (parents := _ended_parents(engine, ensemble)):

@@ -11,7 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from .api import Job, Site
-from .api_check import kill_wait
+from .api_check import kill_force, kill_wait
 from .api_job import outcome
 from .api_jobs import EVENTS_WAIT_S, changed_ids
 from .errors import BadInput, NotFound, TimeoutExpired
@@ -267,20 +267,24 @@ class BalsamTask:
         self.poll()
         return self.state == "USER_KILLED"
 
-    def kill(self, wait_time: float | None = 0.5) -> None:
+    def kill(self, wait_time: float | None = 0.5, *, force: str | None = None) -> None:
         """End the task and all its processes; returns when they are gone.
 
         Parameters
         ----------
         wait_time : float or None
             Seconds from SIGTERM to SIGKILL. None never sends SIGKILL, and returns after 2 s in any case.
+        force : {"revoke"}, optional
+            At a Balsam site, which cannot end one task that runs: revoke the allocation in which it runs.
 
         Raises
         ------
         TimeoutExpired
             If the launcher did not confirm the end 2 s after `wait_time`.
+        Unsupported
+            If it runs where a task that runs cannot be ended.
         """
-        if self._kill(kill_wait(wait_time)) and not self._wait(
+        if self._kill(kill_wait(wait_time), kill_force(force)) and not self._wait(
             lambda: self.finished, (wait_time or 0.0) + KILL_MARGIN_S
         ):
             if wait_time is None:
@@ -292,13 +296,13 @@ class BalsamTask:
         """`kill` without waiting for the end."""
         self._kill(0.5)
 
-    def _kill(self, wait_time: float | None) -> bool:
+    def _kill(self, wait_time: float | None, force: str = "") -> bool:
         """Ask for the end; False if there is nothing to end."""
         self.poll()
         if self.finished:
             log.info("Task %s has ended already (%s): nothing to kill.", self.name, self.state)
             return False
-        self._site.engine.update(Query(ids=(self.id,)), "USER_KILLED", wait_time)
+        self._site.engine.update(Query(ids=(self.id,)), "USER_KILLED", wait_time, force)
         return True
 
     def file_exists_in_workdir(self, filename: str) -> bool:

@@ -46,14 +46,14 @@ def known(text: str, names: list[str]) -> str:
     return f"Its ensembles are {listing(reversed(names))}.{nearest(text, names)}"
 
 
-def kill(engine: Engine, query: Query, words: str, wait_time: float | None = 0.5) -> str:
+def kill(engine: Engine, query: Query, words: str, wait_time: float | None = 0.5, force: str = "") -> str:
     """Kill tasks and wait a little for their end; what was really killed, in a sentence.
 
-    `wait_time` are the seconds between SIGTERM and SIGKILL; 0 is SIGKILL at once.
+    `wait_time` are the seconds between SIGTERM and SIGKILL; 0 is SIGKILL at once. `force` is as for `Engine.update`.
     """
     cursor = engine.events("now").cursor
     before = engine.count(query)
-    asked = engine.update(query, "USER_KILLED", wait_time)
+    asked = engine.update(query, "USER_KILLED", wait_time, force)
     if not asked:
         number = sum(before.values())
         if not number:

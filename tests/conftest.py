@@ -12,6 +12,15 @@ import pytest
 from balsam_jupyter import BalsamExecutor, BatchJob, Site, open_site
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 
+from .balsam_service.fixtures import (  # noqa: F401
+    balsam_service,
+    balsam_site,
+    bare_site,
+    proxy,
+    signed_in,
+    slurm_site,
+)
+
 SETTINGS = "cores_per_node: 2\ngrace_period_s: 1\n"
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 

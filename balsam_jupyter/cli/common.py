@@ -162,8 +162,13 @@ def _at_site(command: F, lenient: bool) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+_REMOTE = "balsam:"
+
+
 def meant(where: str | None, lenient: bool = False) -> Site:
     """The site of --site; without it that of the working directory, of BALSAM_SITE_PATH, or ``default``.
+
+    ``balsam:NAME`` is a site of a Balsam service.
 
     Raises
     ------
@@ -174,6 +179,8 @@ def meant(where: str | None, lenient: bool = False) -> Site:
     """
     from ..api_site import opened
 
+    if where is not None and where.startswith(_REMOTE):
+        return opened("balsam", where.removeprefix(_REMOTE), None, lenient)
     name, folder = _named(where)
     site = opened("embedded", name, folder, lenient)
     if site.engine.trouble:

@@ -269,13 +269,15 @@ def job_create(
 @click.argument("what", nargs=-1, metavar="ID|ENSEMBLE…")
 @chooses
 @click.option("--now", is_flag=True, help="SIGKILL at once, instead of SIGTERM and half a second.")
+@click.option("--revoke", is_flag=True, help="At a Balsam site: revoke the allocations in which they run.")
 @at_any_site
 @shows
-def job_kill(site: Site, what: tuple[str, ...], now: bool, **chosen: Any) -> Shown:
+def job_kill(site: Site, what: tuple[str, ...], now: bool, revoke: bool, **chosen: Any) -> Shown:
     """End jobs that are not done: by id or name, by ensemble, or those the options choose."""
     from ..verbs import kill
 
-    lines = [kill(site.engine, query, words, 0.0 if now else 0.5) for query, words in _chosen(site, what, chosen)]
+    wait_time, force = 0.0 if now else 0.5, "revoke" if revoke else ""
+    lines = [kill(site.engine, query, words, wait_time, force) for query, words in _chosen(site, what, chosen)]
     return Shown({"said": lines}, lines=lines)
 
 

@@ -105,6 +105,22 @@ class Engine(Protocol):
     site: SiteRecord
     trouble: str
     """Why nothing can be launched at the site, where it was opened all the same; else ""."""
+    has_default: bool
+    """Whether there can be a site called ``default``; if not, that name means the site that is open."""
+
+    @property
+    def silence(self) -> tuple[float, str] | None:
+        """For how many seconds the engine has not answered, and why; None while it does.
+
+        Meanwhile what is asked is answered from what is known.
+        """
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether jobs run on this machine, so that one can be tried by hand."""
+
+    def why_waiting(self) -> str:
+        """Why jobs wait, where it is not for want of an allocation: the engine or the site is silent; else ""."""
 
     def sites(self) -> list[SiteRecord]:
         """The sites this engine can reach."""
@@ -123,6 +139,12 @@ class Engine(Protocol):
         A new ensemble comes along as `ensemble`, so that it is stored with its rows or not at all; if it is a new
         generation, what has not ended of the one before is killed in the same step. `agree` is told how many jobs are
         new before they are stored for good; if it raises, none is.
+        """
+
+    def adopt(self, rows: Sequence[tuple[JobSpec, JobRow]], hold: int) -> int:
+        """Store rows of an ensemble that finished elsewhere, with what they yielded; how many are new. None is run.
+
+        `hold` is a job here that has not ended; an engine may have them wait for it until they are marked as finished.
         """
 
     def jobs(self, query: Query) -> list[JobRow]:
@@ -159,11 +181,13 @@ class Engine(Protocol):
     def history(self, ids: Iterable[int]) -> list[EventRow]:
         """All state changes of these jobs, oldest first."""
 
-    def update(self, query: Query, state: str, wait_time: float | None = 0.5) -> int:
+    def update(self, query: Query, state: str, wait_time: float | None = 0.5, force: str = "") -> int:
         """Kill (USER_KILLED) or retry (RESTART_READY) jobs; returns how many it applies to.
 
         A job that runs is ended by its launcher: SIGTERM, and SIGKILL `wait_time` seconds later (None:
-        never). Ended jobs cannot be killed, unended ones not retried: these are left out of the count.
+        never). Ended jobs cannot be killed, unended ones not retried: these are left out of the count. An engine whose
+        launchers cannot end one job raises `Unsupported`, once all that wait are killed, unless `force` is "revoke":
+        then the allocations in which the others run are revoked.
         """
 
     def edit(self, ids: Iterable[int], changes: dict[str, object]) -> int:
@@ -295,6 +319,10 @@ class Engine(Protocol):
         """Let go of files and sockets; jobs and launchers go on."""
 
 
+KINDS = ("embedded", "balsam")
+"""The engines there are."""
+
+
 def open_engine(kind: str, name: str | None = None, path: str | None = None, lenient: bool = False) -> Engine:
     """Open the engine of that kind at a site, creating the site where the kind can.
 
@@ -311,15 +339,23 @@ def open_engine(kind: str, name: str | None = None, path: str | None = None, len
         from .embedded import EmbeddedEngine
 
         return EmbeddedEngine.open(name, path, lenient)
-    raise BadInput(f"Unknown engine {kind!r}: this version has 'embedded'.{nearest(kind, ['embedded'])}")
+    if kind == "balsam":
+        from .balsam import BalsamEngine
+
+        return BalsamEngine.open(name, path, lenient)
+    raise BadInput(f"Unknown engine {kind!r}: this version has {' and '.join(KINDS)}.{nearest(kind, KINDS)}")
 
 
 def sites(kind: str) -> list[SiteRecord]:
-    """The registered sites of that kind, without opening one: id, name and directory."""
+    """The sites of that kind, without opening one: id, name and directory."""
     if kind == "embedded":
         from .embedded.site import known_sites
 
         return [SiteRecord(number, name, str(path)) for name, (number, path) in known_sites().items()]
+    if kind == "balsam":
+        from .balsam.site import all_sites
+
+        return all_sites()
     return []
 
 

@@ -40,6 +40,7 @@ def balsam_wait(session: Session, asked: Asked) -> Any:
              completes="task"),
     option("--rows", "only these rows of an ensemble, as in 3 7-9", kind=ROWS, many=True, greedy=True),
     option("--now", "SIGKILL at once, instead of SIGTERM and half a second", kind=FLAG),
+    option("--revoke", "at a Balsam site: revoke the allocations in which they run", kind=FLAG),
 )  # fmt: skip
 def balsam_kill(session: Session, asked: Asked) -> Any:
     """End tasks, or all tasks of ensembles, that are not done.
@@ -51,12 +52,12 @@ def balsam_kill(session: Session, asked: Asked) -> Any:
         %balsam_kill scan-1 --rows 0 7-9
     """
     found = [session.find(what) for what in asked.what]  # a mistake in one kills none
-    wait_time = 0.0 if asked.now else 0.5
+    wait_time, force = 0.0 if asked.now else 0.5, "revoke" if asked.revoke else ""
     if asked.rows:
         if len(asked.what) > 1 or found[0][0].ensemble is None:
             raise asked.wrong("rows", "--rows is for the rows of one ensemble: give its name alone.")
         ensemble = session.ensemble(asked.what[0])
-        number = _of_rows(asked, lambda rows: ensemble.kill(rows, wait_time))
+        number = _of_rows(asked, lambda rows: ensemble.kill(rows, wait_time, force=force))
         said = f"{many(number, 'task')} killed." if number else "nothing to kill: these rows had ended."
         return Report(f"ensemble {ensemble.name!r}: {said}")
     names = [what for what, (query, _) in zip(asked.what, found, strict=True) if query.ensemble is not None]
@@ -66,7 +67,7 @@ def balsam_kill(session: Session, asked: Asked) -> Any:
         clear = f"%balsam_kill {names[0]} --rows {rows} ends rows, %balsam_kill {rows} ends tasks by their ids"
         message = f"Rows of {names[0]!r}, or tasks? {clear}."
         raise asked.wrong("what", message, asked.what.index(numbers[0]))
-    return Report("\n".join(kill(session.site.engine, *each, wait_time) for each in found))
+    return Report("\n".join(kill(session.site.engine, *each, wait_time, force) for each in found))
 
 
 @magic(

@@ -65,7 +65,7 @@ class Completer:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._kinds: dict[str, Callable[[], Iterable[str]]] = {
-            "site": lambda: [record.name for record in base.sites("embedded")],
+            "site": lambda: [record.name for kind in base.KINDS for record in base.sites(kind)],
             "app": lambda: [app.name for app in current_site().engine.apps()],
             "ensemble": lambda: reversed(newest(current_site().engine.ensembles())),
             "task": lambda: reversed(newest(current_site().engine.ensembles())),
@@ -73,7 +73,7 @@ class Completer:
             "mode": lambda: JOB_MODES,
             "partition": lambda: [f"{mode}:" for mode in JOB_MODES],
             "queue": lambda: ["local"],
-            "engine": lambda: ["embedded"],
+            "engine": lambda: base.KINDS,
         }
 
     def attach(self, ipython: Any) -> None:

@@ -18,14 +18,16 @@ from .session import Session
              completes="site"),
     option("--path", "its directory; left out: where the site of that name is, or a new one", metavar="DIR",
            completes="path"),
-    option("--engine", "'embedded' (the default): this machine", completes="engine"),
+    option("--engine", "'embedded' (the default): this machine; 'balsam': a site of your Balsam service",
+           completes="engine"),
 )  # fmt: skip
 def balsam_site(session: Session, asked: Asked) -> Any:
     """Open a site, creating it if need be; the other magics then work on it. No arguments: show the current one.
 
-    Example::
+    Examples::
 
         %balsam_site melts --path ~/melts
+        %balsam_site polaris --engine balsam
     """
     from ..api import open_site
 

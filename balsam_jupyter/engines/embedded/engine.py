@@ -7,7 +7,7 @@ import os
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ...accounts import Agree, Usage
@@ -39,7 +39,7 @@ from .processor.start import ensure
 from .recovery import Recovery
 from .service_control import ServiceControl
 from .sessions import try_lock
-from .store import Store, demand, ensembles, jobs, records, submission, work
+from .store import Store, adoption, demand, ensembles, jobs, records, submission, work
 from .store.schema import StoreBusy
 from .timeline import SiteTimeline
 
@@ -52,6 +52,9 @@ class EmbeddedEngine(DiskCalls, PageCalls):
     """Stores and runs jobs on this machine. See `engines.base.Engine` for what the calls do."""
 
     kind = "embedded"
+    has_default = True
+    silence = None
+    runs_here = True
 
     def __init__(self, record: SiteRecord, settings: site.Settings, trouble: str = "") -> None:
         self.site = record
@@ -93,6 +96,9 @@ class EmbeddedEngine(DiskCalls, PageCalls):
             settings, trouble = site.Settings(cores_per_node=site.usable_cores(), gpus_per_node=0), str(error)
         shape = settings.nodes, settings.cores_per_node, settings.gpus_per_node
         return cls(SiteRecord(number, name, str(folder), *shape), settings, trouble)
+
+    def why_waiting(self) -> str:
+        return ""
 
     def sites(self) -> list[SiteRecord]:
         known = site.known_sites().items()
@@ -140,6 +146,12 @@ class EmbeddedEngine(DiskCalls, PageCalls):
         ensure(self.path, self.store)
         return submitted
 
+    def adopt(self, rows: Sequence[tuple[JobSpec, JobRow]], hold: int) -> int:
+        with self.store.transaction() as con:
+            new = adoption.adopt(con, rows)
+        self.bell.ring()
+        return new
+
     def jobs(self, query: Query) -> list[JobRow]:
         return jobs.select(self.store.con, query)
 
@@ -153,7 +165,7 @@ class EmbeddedEngine(DiskCalls, PageCalls):
     def count(self, query: Query) -> dict[str, int]:
         return jobs.count(self.store.con, query)
 
-    def update(self, query: Query, state: str, wait_time: float | None = 0.5) -> int:
+    def update(self, query: Query, state: str, wait_time: float | None = 0.5, force: str = "") -> int:
         if state == "USER_KILLED":
             with self.store.transaction() as con:
                 changed, held = jobs.kill(con, query, wait_time)

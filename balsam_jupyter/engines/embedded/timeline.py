@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from ...models import Resources
 from ...past import Nodes, Past, Step
 from .launcher.placement import footprint
-from .store import records, timeline
+from .site import Settings
+from .store import Store, records, timeline
 
-if TYPE_CHECKING:
-    from .engine import EmbeddedEngine
+
+class _Engine(Protocol):
+    """What has its jobs in a store of this kind."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def settings(self) -> Settings: ...
 
 
 class SiteTimeline:
     """See `engines.base.Timeline` for what the calls do."""
 
-    def __init__(self, engine: EmbeddedEngine) -> None:
+    def __init__(self, engine: _Engine) -> None:
         self._engine = engine
         self._shapes: tuple[int, dict[int, float]] = 0, {}
 

@@ -107,26 +107,30 @@ def rename(con: sqlite3.Connection, name: str, new: str) -> None:
     con.execute("UPDATE ensemble SET name = ? WHERE name = ?", (new, name))
 
 
-def delete(con: sqlite3.Connection, name: str, generation: int) -> str:
-    """Remove one generation with its jobs, all of which have ended; the folder that its rows' directories are in."""
-    rows = Query(ensemble=name, generation=generation)
+def refuse_unended(con: sqlite3.Connection, name: str, generation: int) -> tuple[int, str]:
+    """Id and folder of a generation; an error while jobs of it have not ended."""
     found = con.execute("SELECT id, folder FROM ensemble WHERE name = ? AND generation = ?", (name, generation))
     ensemble = found.fetchone()
     if ensemble is None:
         raise NotFound(f"There is no ensemble {name!r}, generation {generation}, any more.")
-    condition, arguments = jobs.where(rows)
+    condition, arguments = jobs.where(Query(ensemble=name, generation=generation))
     unended = f"{condition} AND (session_id IS NOT NULL OR state NOT IN {flow.ENDED})"
     (left,) = con.execute(f"SELECT count(*) FROM job WHERE {unended}", arguments).fetchone()
     if left:
         tasks = "a task that runs or waits" if left == 1 else f"{left:,} tasks that run or wait"
         raise BadInput(f"Ensemble {name!r} has {tasks} to run; end that first with its kill() and wait().")
-    id_, folder = ensemble
+    return int(ensemble[0]), str(ensemble[1])
+
+
+def delete(con: sqlite3.Connection, name: str, generation: int) -> str:
+    """Remove one generation with its jobs, all of which have ended; the folder that its rows' directories are in."""
+    id_, folder = refuse_unended(con, name, generation)
     lone = con.execute(
         "SELECT id, workdir FROM job WHERE workdir = ?1 OR workdir > ?1 || '/' AND workdir < ?1 || '0' LIMIT 1",
         (folder,),
     ).fetchone()
     if lone is not None:
         raise BadInput(f"Job {lone[0]} works in {lone[1]!r}, inside the directory of {name!r}; delete that job first.")
-    jobs.delete(con, rows)
+    jobs.delete(con, Query(ensemble=name, generation=generation))
     con.execute("DELETE FROM ensemble WHERE id = ?", (id_,))
-    return str(folder)
+    return folder

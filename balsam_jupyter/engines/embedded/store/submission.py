@@ -43,6 +43,7 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec], check: Callable[[J
     births = _Births(con)
     rows: dict[int, int] = {}  # next row of each ensemble
     grown: set[int] = set()  # ensembles that had rows before this submission
+    taken: dict[int, set[int]] = {}  # numbers of rows, of ensembles whose new rows have numbers of their own
     now = time.time()
     for chunk in _chunks(specs):
         plain = _plain(chunk)
@@ -67,7 +68,10 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec], check: Callable[[J
             row = workdir = None
             if ensemble_id is not None:
                 row = rows[ensemble_id]
-                rows[ensemble_id] = row + 1
+                if spec.row is not None and spec.row not in (used := _used_rows(con, ensemble_id, taken)):
+                    row = spec.row
+                    used.add(row)
+                rows[ensemble_id] = max(rows[ensemble_id], row + 1)
             else:
                 workdir = _free_workdir(con, spec.workdir.replace("{id}", str(next_id)))
                 if workdir != spec.workdir and "{id}" not in spec.workdir:
@@ -92,12 +96,21 @@ def submit(con: sqlite3.Connection, specs: Iterable[JobSpec], check: Callable[[J
     return Submitted(ids, next_id - first_new, renamed)
 
 
+def _used_rows(con: sqlite3.Connection, ensemble_id: int, taken: dict[int, set[int]]) -> set[int]:
+    if ensemble_id not in taken:
+        found = con.execute("SELECT row FROM job WHERE ensemble_id = ?", (ensemble_id,))
+        taken[ensemble_id] = {row for (row,) in found}
+    return taken[ensemble_id]
+
+
 def _plain(chunk: list[JobSpec]) -> bool:
     """Whether all differ in nothing but their parameters and keys."""
-    common, _, _, _, data, parents, transfers = chunk[0]
-    if data or parents or transfers:
+    common, _, _, _, data, parents, transfers, row = chunk[0]
+    if data or parents or transfers or row is not None:
         return False
-    return all([one[0] is common and one[3] is not None and not (one[4] or one[5] or one[6]) for one in chunk])
+    return all(
+        [one[0] is common and one[3] is not None and not (one[4] or one[5] or one[6] or one[7]) for one in chunk]
+    )
 
 
 def _insert_rows(con: sqlite3.Connection, shared: tuple[Any, ...], first_row: int, chunk: list[JobSpec]) -> None:

@@ -1,0 +1,292 @@
+"""Changing jobs that are at the service: killing, retrying, tags, values. By lists of ids, never by a query.
+
+(A filter that the service does not know matches everything.)
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...errors import BadInput, Unsupported, many
+from ...models import TERMINAL, Query, Resources
+from ..embedded.store import jobs
+from . import wire
+from .rest import PAGE
+
+if TYPE_CHECKING:
+    from .engine import BalsamEngine
+
+_RUNS = ("RUNNING",)
+_SETTLES = ("RUN_DONE", "POSTPROCESSED", "STAGED_OUT")  # its program has ended
+_STOPS_S = 30.0  # from the end of an allocation to its launcher's last word about its jobs
+_AT_ONCE = 400  # ids in the address of a request
+_HELD = ("PREPROCESSED", "RESTART_READY")  # held in these states, a job is in a launcher's hands
+
+
+class Job(NamedTuple):
+    """A job as the mirror has it: what is sent when it changes."""
+
+    id: int
+    state: str
+    tags: dict[str, str]
+    """All, ours too."""
+    data: dict[str, Any]
+    attempts: int
+    batch_job_id: int | None
+
+
+def some(ids: Iterable[int], most: int) -> Iterator[list[int]]:
+    stream = iter(ids)
+    while part := list(islice(stream, most)):
+        yield part
+
+
+def found(engine: BalsamEngine, query: Query) -> list[Job]:
+    """The jobs a query names."""
+    con = engine.store.con
+    ids = jobs.ids(con, query)
+    jobs_found: list[Job] = []
+    for part in some(ids, PAGE):
+        rows = con.execute(
+            """SELECT job.id, state, spec.tags, remote.tags, remote.data, attempts, batch_job_id
+               FROM job JOIN spec ON spec.id = spec_id JOIN remote ON job_id = job.id
+               WHERE job.id IN (SELECT value FROM json_each(?)) ORDER BY job.id""",
+            (json.dumps(part),),
+        )
+        for number, state, tags, ours, data, attempts, batch_job in rows:
+            both = {**json.loads(tags), **json.loads(ours)}
+            jobs_found.append(Job(number, state, both, json.loads(data), attempts, batch_job))
+    return jobs_found
+
+
+def patch(engine: BalsamEngine, rows: Iterable[dict[str, Any]]) -> int:
+    """Send changes; all rows must have the same keys (a mixture is lost, or refused, by the service)."""
+    changed = 0
+    stream = iter(rows)
+    while part := list(islice(stream, PAGE)):
+        changed += int(engine.rest.set("PATCH", "/jobs/", part) or 0)
+    if changed:
+        engine.look_again()
+    return changed
+
+
+def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
+    """End jobs that have not ended: those that wait become FAILED, with a mark that says why.
+
+    Parameters
+    ----------
+    running : {"refuse", "leave", "revoke"}
+        What becomes of those that run: an error, once the others are killed; nothing; or their allocations are revoked.
+    """
+    alive = [job for job in found(engine, query) if job.state not in TERMINAL]
+    now = _as_they_are(engine, alive)
+    waiting = [job for job in now if job.state not in (*_RUNS, *_SETTLES)]
+    runs = [job for job in now if job.state in _RUNS]
+    killed = _mark(engine, waiting)
+    if runs and running == "revoke":
+        allocations = sorted({job.batch_job_id for job in runs if job.batch_job_id is not None})
+        for number in allocations:
+            engine.revoke(number)
+        if allocations:
+            stopped = _once_stopped(engine, runs)
+            runs = [job for job in stopped if job.state in _RUNS]
+            killed += _mark(engine, [job for job in stopped if job.state not in (*_RUNS, *_SETTLES)])
+    if runs and running != "leave":
+        raise Unsupported(_cannot(engine, runs, killed))
+    return killed
+
+
+def _once_stopped(engine: BalsamEngine, runs: list[Job]) -> list[Job]:
+    """These jobs once their launcher has let go of them; those that had ended by then are left out."""
+    deadline = time.monotonic() + _STOPS_S
+    while True:
+        now = _as_they_are(engine, runs)
+        if not any(job.state in _RUNS for job in now) or time.monotonic() > deadline:
+            return now
+        time.sleep(0.5)
+
+
+def _cannot(engine: BalsamEngine, runs: list[Job], killed: int) -> str:
+    where = sorted({job.batch_job_id for job in runs if job.batch_job_id is not None})
+    done = f"{many(killed, 'task')} that waited {'is' if killed == 1 else 'are'} killed. " if killed else ""
+    what = f"task {runs[0].id}, which runs" if len(runs) == 1 else f"{len(runs):,} tasks that run"
+    there = f" (in allocation {where[0]})" if len(where) == 1 else ""
+    return (
+        f"{done}Balsam cannot stop {what}{there}. Wait for the end, or end the allocation with all that runs in it: "
+        'kill(force="revoke").'
+    )
+
+
+def _as_they_are(engine: BalsamEngine, known: list[Job]) -> list[Job]:
+    """These jobs with the states they have at the service now; one that a launcher has taken counts as running."""
+    by_id = {job.id: job for job in known}
+    fresh: list[Job] = []
+    for part in some(by_id, _AT_ONCE):
+        _, rows = engine.rest.page("/jobs/", [*(("id", number) for number in part), ("limit", PAGE)])
+        for row in rows:
+            held = row.get("session_id") is not None and row["state"] in _HELD
+            state = "RUNNING" if held else row["state"]
+            if state not in TERMINAL:
+                job = by_id[row["id"]]
+                fresh.append(job._replace(state=state, data=row["data"] or {}, batch_job_id=row["batch_job_id"]))
+    return fresh
+
+
+def _mark(engine: BalsamEngine, waiting: list[Job]) -> int:
+    said = {"message": "killed by the user"}
+    return patch(
+        engine,
+        (
+            {"id": job.id, "state": "FAILED", "data": {**job.data, wire.KILLED: True}, "state_data": said}
+            for job in waiting
+        ),
+    )
+
+
+def retry(engine: BalsamEngine, query: Query) -> int:
+    """Make ended jobs that did not finish well (and, if named by state, those that did) run again."""
+    states = ("FAILED", "USER_KILLED") if query.states is None else tuple(s for s in query.states if s in TERMINAL)
+    ended = [job for job in found(engine, query) if job.state in states]
+    unfinished = _with_unfinished_parents(engine, [job.id for job in ended])
+
+    def again(job: Job) -> dict[str, Any]:
+        state = "AWAITING_PARENTS" if job.id in unfinished else "RESTART_READY" if job.attempts else "STAGED_IN"
+        data = {key: value for key, value in job.data.items() if not key.startswith("bj_")}
+        return {
+            "id": job.id, "state": state, "data": data, "state_data": {"message": "retried by the user"},
+            "serialized_return_value": "", "serialized_exception": "",
+        }  # fmt: skip
+
+    return patch(engine, map(again, ended))
+
+
+def _with_unfinished_parents(engine: BalsamEngine, ids: list[int]) -> set[int]:
+    rows = engine.store.con.execute(
+        """SELECT DISTINCT child_id FROM dependency JOIN job ON job.id = parent_id
+           WHERE state <> 'JOB_FINISHED' AND child_id IN (SELECT value FROM json_each(?))""",
+        (json.dumps(ids),),
+    )
+    return {number for (number,) in rows}
+
+
+def delete(engine: BalsamEngine, query: Query) -> int:
+    """Remove jobs that do not run."""
+    idle = [job.id for job in _as_they_are(engine, found(engine, query)) if job.state not in _RUNS]
+    idle += [job.id for job in found(engine, query) if job.state in TERMINAL]
+    ids = sorted(set(idle))
+    for part in some(ids, _AT_ONCE):
+        engine.rest.delete("/jobs/", [("id", number) for number in part])
+    if ids:
+        engine.forget(ids)
+    return len(ids)
+
+
+def tag(engine: BalsamEngine, query: Query, tags: Mapping[str, str | None]) -> int:
+    """Merge tags into those of jobs; None removes one."""
+    theirs = found(engine, query)
+
+    def merged(job: Job) -> dict[str, str]:
+        return {key: word for key, word in {**job.tags, **tags}.items() if word is not None}
+
+    patch(engine, ({"id": job.id, "tags": merged(job)} for job in theirs if merged(job) != job.tags))
+    return len(theirs)
+
+
+def edit(engine: BalsamEngine, ids: Iterable[int], changes: dict[str, object]) -> int:
+    """Change jobs that do not run."""
+    idle = [job for job in found(engine, Query(ids=tuple(ids))) if job.state not in _RUNS]
+    rows = []
+    for job in idle:
+        row: dict[str, Any] = {"id": job.id}
+        ours = {key: word for key, word in job.tags.items() if key.startswith("bj_")}
+        if "tags" in changes or "key" in changes:
+            given = changes.get("tags", job.tags)
+            assert isinstance(given, Mapping)
+            row["tags"] = {**given, **ours}
+            if "key" in changes:
+                row["tags"].pop(wire.KEY, None)
+                if isinstance(changes["key"], bytes):
+                    row["tags"][wire.KEY] = changes["key"].hex()
+        if "data" in changes:
+            given = changes["data"]
+            assert isinstance(given, Mapping)
+            row["data"] = {**given, **{key: word for key, word in job.data.items() if key.startswith("bj_")}}
+        if "parameters" in changes:
+            row["serialized_parameters"] = wire.packed(changes["parameters"])  # type: ignore[arg-type]
+        if isinstance(asked := changes.get("resources"), Resources):
+            row |= wire.asked(asked, 1)
+        rows.append(row)
+    return patch(engine, rows)
+
+
+def set_values(engine: BalsamEngine, values: Iterable[tuple[int, str | bytes]]) -> None:
+    """Replace what finished jobs yielded."""
+    given = dict(values)
+    texts = {number: value for number, value in given.items() if isinstance(value, str)}
+    theirs = {job.id: job for job in found(engine, Query(ids=tuple(texts)))}
+    patch(engine, ({"id": n, "data": {**theirs[n].data, wire.VALUE: text}} for n, text in texts.items() if n in theirs))
+    pickles = {number: value for number, value in given.items() if isinstance(value, bytes)}
+    patch(
+        engine,
+        ({"id": n, "serialized_return_value": base64.b64encode(value).decode()} for n, value in pickles.items()),
+    )
+
+
+def settle(engine: BalsamEngine) -> int:
+    """What was left half done: jobs stored twice, kills that a site overtook, children of parents that ended badly."""
+    con = engine.store.con
+    done = 0
+    twins = [number for (number,) in con.execute("SELECT job_id FROM twin")]
+    if twins:
+        for part in some(twins, _AT_ONCE):
+            engine.rest.delete("/jobs/", [("id", number) for number in part])
+        with engine.store.transaction() as con:
+            con.execute("DELETE FROM twin")
+        done += len(twins)
+    overtaken = con.execute(
+        f"""SELECT job.id FROM job JOIN remote ON job_id = job.id
+            WHERE state IN ('READY', 'STAGED_IN', 'PREPROCESSED', 'RESTART_READY')
+                AND remote.data LIKE '%"{wire.KILLED}":true%'"""
+    ).fetchall()
+    if overtaken:
+        ids = tuple(number for (number,) in overtaken)
+        waits = [job for job in _as_they_are(engine, found(engine, Query(ids=ids))) if job.state not in _RUNS]
+        done += _mark(engine, waits)
+    return done + _fail_children(engine)
+
+
+def _fail_children(engine: BalsamEngine) -> int:
+    """Balsam's own would wait for ever."""
+    children = engine.store.con.execute(
+        """SELECT child.id, parent.id, parent.state FROM job child
+           JOIN spec ON spec.id = child.spec_id JOIN remote ON remote.job_id = child.id
+           JOIN dependency ON child_id = child.id JOIN job parent ON parent.id = parent_id
+           WHERE child.state = 'AWAITING_PARENTS' AND parent.state IN ('FAILED', 'USER_KILLED')
+               AND spec.options NOT LIKE '%"wait"%' AND remote.tags LIKE '%bj_batch%'"""
+    ).fetchall()
+    if not children:
+        return 0
+    why = {child: f"parent job {parent} is {state}" for child, parent, state in children}
+    return patch(
+        engine, ({"id": child, "state": "FAILED", "state_data": {"message": said}} for child, said in why.items())
+    )
+
+
+def rename(engine: BalsamEngine, name: str, new: str, generations: Iterable[int], store: Callable[[], None]) -> None:
+    """Give an ensemble's jobs another name, then the ensemble."""
+    if engine.store.con.execute("SELECT 1 FROM ensemble WHERE name = ?", (new,)).fetchone():
+        raise BadInput(f"There is an ensemble {new!r} already; choose another name, or delete that one first.")
+    store()
+    for generation in generations:
+        theirs = found(engine, Query(ensemble=new, generation=generation))
+
+        def tags(job: Job) -> dict[str, str]:
+            follows = {"workflow": new} if job.tags.get("workflow") == name else {}
+            return {**job.tags, wire.ENSEMBLE: new, **follows}
+
+        patch(engine, ({"id": job.id, "tags": tags(job)} for job in theirs))

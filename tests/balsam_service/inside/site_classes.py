@@ -1,0 +1,111 @@
+"""What the settings.yml of the test sites name: nodes, launchers and schedulers of one small machine.
+
+Also makes the fixed waits of an agent and a launcher shorter, since Balsam has no setting for them.
+"""
+
+import os
+import shlex
+import socket
+import subprocess
+from multiprocessing.queues import Queue
+
+import psutil
+from balsam.platform.app_run.app_run import SubprocessAppRun
+from balsam.platform.compute_node import DefaultNode
+from balsam.platform.compute_node.compute_node import ComputeNode
+from balsam.platform.scheduler import LocalProcessScheduler, SlurmScheduler
+from balsam.schemas import SchedulerJobLog
+from balsam.util import SigHandler
+
+SHORT = 0.3
+
+
+def sooner(function):
+    """The same function, which waits less where it would wait a second or two."""
+
+    def shortened(*args, timeout=None, **kwargs):
+        return function(*args, timeout=SHORT if timeout in (1, 2) else timeout, **kwargs)
+
+    return shortened
+
+
+Queue.get = sooner(Queue.get)
+SigHandler.wait_until_exit = staticmethod(sooner(SigHandler.wait_until_exit))
+
+
+class WideNode(DefaultNode):
+    """A node with 64 slots; the default has as many as there are cores."""
+
+    cpu_ids = list(range(64))
+
+
+class PlainRun(SubprocessAppRun):
+    """A command without CPU affinity, through mpiexec only if it wants more than one rank."""
+
+    def _build_cmdline(self):
+        ranks = self.get_num_ranks()
+        return self._cmdline if ranks == 1 else f"mpiexec -n {ranks} sh -c {shlex.quote(self._cmdline)}"
+
+
+class GentleScheduler(LocalProcessScheduler):
+    """Ends the launcher of an allocation before its jobs, so that these become RUN_TIMEOUT as with a real scheduler.
+
+    The original sends SIGTERM to all of them at once, and jobs that die first are FAILED.
+    """
+
+    @classmethod
+    def delete_job(cls, scheduler_id):
+        try:
+            tree = psutil.Process(scheduler_id).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return str(scheduler_id)
+        launchers = [one for one in tree if any("balsam/cmdline/launcher.py" in word for word in words(one)[:2])]
+        for one in launchers:
+            one.terminate()
+        psutil.wait_procs(launchers, timeout=15)
+        for one in tree:
+            try:
+                one.kill()
+            except psutil.NoSuchProcess:
+                continue
+        return super().delete_job(scheduler_id)
+
+
+def words(process):
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
+
+
+class SlurmNode(ComputeNode):
+    """A virtual node of Slurm: its name is the id, the host is the one they all are on."""
+
+    cpu_ids = list(range(32))
+
+    @classmethod
+    def get_job_nodelist(cls):
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
+        names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return [cls(name, socket.gethostname()) for name in names]
+
+    @staticmethod
+    def get_scheduler_id():
+        return int(os.environ["SLURM_JOB_ID"])
+
+
+class SlurmRun(SubprocessAppRun):
+    """A command through srun on the nodes it was given."""
+
+    def _build_cmdline(self):
+        nodes = self._node_spec.node_ids
+        options = f"-N {len(nodes)} -w {','.join(nodes)} -n {self.get_num_ranks()}"
+        return f"srun --overlap {options} sh -c {shlex.quote(self._cmdline)}"
+
+
+class PlainSlurm(SlurmScheduler):
+    """Slurm without accounting: there is no sacct to ask when a job ran, and asking it would end the agent."""
+
+    @staticmethod
+    def _parse_logs(scheduler_id, job_script_path):
+        return SchedulerJobLog()

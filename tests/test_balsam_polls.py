@@ -1,0 +1,67 @@
+"""What following a site of a Balsam service costs, and what is told of one that is silent."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, open_site
+from balsam_jupyter.status import explain
+
+from .balsam_service.proxy import Proxy
+from .balsam_service.site import ServiceSite
+
+
+class Hello(ApplicationDefinition):
+    site = "default"
+    command_template = "echo hello {{ number }}"
+
+
+def test_a_poll_of_10_000_jobs(bare_site: ServiceSite, proxy: Proxy, signed_in: Path) -> None:
+    """At most three requests, no more often than every 2 s, and few bytes where few jobs changed."""
+    site = open_site(bare_site.name, engine="balsam")
+    exctr = BalsamExecutor(site)
+    exctr.register_app(Hello, app_name="hello")
+    ens = exctr.submit_sweep("hello", Sweep.grid(number=range(10_000)), name="rows")
+    ids = [task.id for task in ens.tasks()]
+    polls = []
+    for part in range(6):
+        time.sleep(2.1)  # what the engine leaves between two polls
+        changed = ids[10 * part : 10 * part + 10]
+        bare_site.report(changed, "PREPROCESSED", "RUNNING", "RUN_DONE", "JOB_FINISHED")
+        before, requests = proxy.sent, len(proxy.requests)
+        ens.counts()
+        polls.append((len(proxy.requests) - requests, proxy.sent - before))
+    finished = ens.counts()["FINISHED"]
+    assert finished >= 50
+    assert max(number for number, _ in polls) <= 3
+    assert max(size for _, size in polls[3:]) < 50_000  # the first ones read again what was just submitted
+    site.close()
+
+
+def test_one_who_waits_is_patient(bare_site: ServiceSite, proxy: Proxy, signed_in: Path) -> None:
+    site = open_site(bare_site.name, engine="balsam")
+    before, began = len(proxy.requests), time.monotonic()
+    cursor = site.engine.events("now").cursor
+    while time.monotonic() - began < 12:
+        cursor = site.engine.events(cursor, timeout=1.0).cursor
+        site.engine.ensembles()
+    requests = len(proxy.requests) - before
+    assert requests <= 12, "more than three requests every 2 s, growing rarer, while nothing changes"
+    site.close()
+
+
+def test_a_silent_agent(bare_site: ServiceSite, signed_in: Path) -> None:
+    site = open_site(bare_site.name, engine="balsam")
+    exctr = BalsamExecutor(site)
+    exctr.register_app(Hello, app_name="hello")
+    exctr.submit_sweep("hello", Sweep.grid(number=range(3)), name="rows")
+    assert "no sign of life" not in str(explain(site.engine))
+    site.close()
+    past = f"now() AT TIME ZONE 'UTC' - interval '14 minutes' WHERE id = {bare_site.id}"
+    bare_site.service.postgres.execute(f"UPDATE sites SET last_refresh = {past}")
+    site = open_site(bare_site.name, engine="balsam")
+    told = str(explain(site.engine))
+    site.close()
+    assert "no sign of life for 14 min" in told
+    assert "balsam site start" in told
