@@ -29,6 +29,7 @@ from ...models import (
 )
 from ...templates import CommandTemplate
 from ..embedded import files
+from ..embedded.browsing import PageCalls
 from ..embedded.site import Settings
 from ..embedded.store import demand, ensembles, jobs, records
 from ..embedded.timeline import SiteTimeline
@@ -44,9 +45,10 @@ _LOOK_S = 0.25  # how often a waiting thread looks whether another process has r
 _UNKNOWN_CORES = 64
 
 
-class BalsamEngine(Refused):
+class BalsamEngine(PageCalls, Refused):
     """Stores and runs jobs at a site of a Balsam service. See `engines.base.Engine` for what the calls do."""
 
+    store: Mirror
     kind = "balsam"
     has_default = False
     trouble = ""
@@ -328,6 +330,10 @@ class BalsamEngine(Refused):
             text = self._job(job_id).error
             return text if tail is None else "\n".join(text.splitlines()[-tail:])
         return story.plain_log(files.log_text(folder, tail))
+
+    def output_size(self, job_id: int) -> int:
+        folder = self._workdir(job_id)
+        return len(self._job(job_id).error.encode()) if folder is None else files.log_size(folder)
 
     def read_output(self, job_id: int, start: int, most: int) -> bytes:
         folder = self._workdir(job_id)

@@ -1,22 +1,19 @@
-"""What the engine does for views of many jobs."""
+"""What an engine with a store here does for views of many jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from ...models import Query
 from ..search import Cells, Search
-from . import files
 from .store import Store, pages
 
 
 class PageCalls:
-    """Pages of jobs, and of their logs. See `engines.base.Engine` for what the calls do."""
+    """Pages of jobs. See `engines.base.Engine` for what the calls do."""
 
     store: Store
-    _workdir: Callable[[int], Path]
 
     def span(self, query: Query) -> range:
         return pages.span(self.store.con, query)
@@ -26,6 +23,3 @@ class PageCalls:
 
     def cells(self, ids: Sequence[int]) -> list[Cells]:
         return pages.cells(self.store.con, ids)
-
-    def output_size(self, job_id: int) -> int:
-        return files.log_size(self._workdir(job_id))

@@ -357,6 +357,9 @@ class EmbeddedEngine(DiskCalls, PageCalls):
     def output(self, job_id: int, tail: int | None = None) -> str:
         return files.log_text(self._workdir(job_id), tail)
 
+    def output_size(self, job_id: int) -> int:
+        return files.log_size(self._workdir(job_id))
+
     def read_output(self, job_id: int, start: int, most: int) -> bytes:
         return files.log_piece(self._workdir(job_id), start, most)
 
