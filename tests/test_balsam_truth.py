@@ -44,8 +44,8 @@ def test_what_runs_is_ended_with_its_allocation_alone(exctr: BalsamExecutor) -> 
         task.kill()
     assert task.state == "RUNNING" and waits.counts()["WAITING"] == 1
     assert waits.kill(purge=True) == 1 and len(waits) == 0
-    assert naps.kill(force="revoke") >= 1
-    assert naps.counts()["USER_KILLED"] == 2
+    assert naps.kill(force="revoke") == 2
+    assert naps.wait(SOON).counts()["USER_KILLED"] == 2
     allocation.refresh_from_db()
     assert allocation.state == "finished"
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _RUNS = ("RUNNING",)
 _SETTLES = ("RUN_DONE", "POSTPROCESSED", "STAGED_OUT")  # its program has ended
+_HOOKS_S = 5.0  # what the agent overtakes after that is killed again (`settle`)
 _STOPS_S = 30.0  # from the end of an allocation to its launcher's last word about its jobs
 _AT_ONCE = 400  # ids in the address of a request
 _HELD = ("PREPROCESSED", "RESTART_READY")  # held in these states, a job is in a launcher's hands
@@ -38,6 +39,8 @@ class Job(NamedTuple):
     data: dict[str, Any]
     attempts: int
     batch_job_id: int | None
+    held: bool = False
+    """Whether the site's agent is at its hooks now, and will say what state it is in then."""
 
 
 def some(ids: Iterable[int], most: int) -> Iterator[list[int]]:
@@ -84,7 +87,7 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
         What becomes of those that run: an error, once the others are killed; nothing; or their allocations are revoked.
     """
     alive = [job for job in found(engine, query) if job.state not in TERMINAL]
-    now = _as_they_are(engine, alive)
+    now = _once_let_go(engine, alive, lambda job: job.held, _HOOKS_S)
     waiting = [job for job in now if job.state not in (*_RUNS, *_SETTLES)]
     runs = [job for job in now if job.state in _RUNS]
     killed = _mark(engine, waiting)
@@ -93,7 +96,7 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
         for number in allocations:
             engine.revoke(number)
         if allocations:
-            stopped = _once_stopped(engine, runs)
+            stopped = _once_let_go(engine, runs, lambda job: job.held or job.state in _RUNS, _STOPS_S)
             runs = [job for job in stopped if job.state in _RUNS]
             killed += _mark(engine, [job for job in stopped if job.state not in (*_RUNS, *_SETTLES)])
     if runs and running != "leave":
@@ -101,12 +104,12 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
     return killed
 
 
-def _once_stopped(engine: BalsamEngine, runs: list[Job]) -> list[Job]:
-    """These jobs once their launcher has let go of them; those that had ended by then are left out."""
-    deadline = time.monotonic() + _STOPS_S
+def _once_let_go(engine: BalsamEngine, known: list[Job], busy: Callable[[Job], bool], most_s: float) -> list[Job]:
+    """These jobs once none is busy, or after so many seconds; those that had ended by then are left out."""
+    deadline = time.monotonic() + most_s
     while True:
-        now = _as_they_are(engine, runs)
-        if not any(job.state in _RUNS for job in now) or time.monotonic() > deadline:
+        now = _as_they_are(engine, known)
+        if not any(map(busy, now)) or time.monotonic() > deadline:
             return now
         time.sleep(0.5)
 
@@ -129,11 +132,14 @@ def _as_they_are(engine: BalsamEngine, known: list[Job]) -> list[Job]:
     for part in some(by_id, _AT_ONCE):
         _, rows = engine.rest.page("/jobs/", [*(("id", number) for number in part), ("limit", PAGE)])
         for row in rows:
-            held = row.get("session_id") is not None and row["state"] in _HELD
-            state = "RUNNING" if held else row["state"]
+            held = row.get("session_id") is not None
+            state = "RUNNING" if held and row["state"] in _HELD else row["state"]
             if state not in TERMINAL:
                 job = by_id[row["id"]]
-                fresh.append(job._replace(state=state, data=row["data"] or {}, batch_job_id=row["batch_job_id"]))
+                at_hooks = held and state not in _RUNS
+                fresh.append(
+                    job._replace(state=state, data=row["data"] or {}, batch_job_id=row["batch_job_id"], held=at_hooks)
+                )
     return fresh
 
 
