@@ -5,31 +5,40 @@ from __future__ import annotations
 import math
 import sqlite3
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ...accounts import Load, Run, Usage, check_allocation
 from ...models import AllocationRequest, Query, Resources
 from .launcher.placement import footprint
 from .site import Settings
-from .store import demand, records, spending
+from .store import Store, demand, records, spending
 
 if TYPE_CHECKING:
     from .engine import EmbeddedEngine
 
 
-class SiteAccounts:
-    """See `engines.base.Accounts` for what the calls do."""
+class _Kept(Protocol):
+    """An engine with a store here."""
 
-    def __init__(self, engine: EmbeddedEngine) -> None:
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+
+class StoreAccounts:
+    """What a store tells. See `engines.base.Accounts` for what the calls do."""
+
+    def __init__(self, engine: _Kept) -> None:
         self._engine = engine
+
+    def limit(self) -> float | None:
+        """How many node-hours the site may use; None: any."""
+        return None
 
     def usage(self) -> Usage:
         return spending.usage(self._engine.store.con, self.limit())
-
-    def limit(self) -> float | None:
-        """The site's `max_node_hours` as its settings say now."""
-        limit = Settings.read(self._engine.path / "settings.yml").max_node_hours
-        return None if limit == math.inf else limit
 
     def loads(self, query: Query) -> list[Load]:
         return spending.loads(self._engine.store.con, query)
@@ -48,12 +57,24 @@ class SiteAccounts:
     def footprint(self, wants: Resources) -> float:
         return footprint(wants, self._engine.settings)
 
+
+class SiteAccounts(StoreAccounts):
+    """The accounts of a site on this machine."""
+
+    def __init__(self, engine: EmbeddedEngine) -> None:
+        super().__init__(engine)
+        self._path, self._name = engine.path, engine.site.name
+
+    def limit(self) -> float | None:
+        """The site's `max_node_hours` as its settings say now."""
+        limit = Settings.read(self._path / "settings.yml").max_node_hours
+        return None if limit == math.inf else limit
+
     def book(self, con: sqlite3.Connection, request: AllocationRequest) -> int:
         """Store an allocation and return its id, unless it could take the site over a limit.
 
         The check is made in the transaction that stores it, so that two who ask at once cannot both have the rest.
         """
         usage = spending.usage(con, self.limit())
-        name = self._engine.site.name
-        check_allocation(usage, request.num_nodes, request.wall_time_min, request.max_node_hours, name)
+        check_allocation(usage, request.num_nodes, request.wall_time_min, request.max_node_hours, self._name)
         return records.add_allocation(con, request)

@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import cells
 from ..live import Live, module
+from ..static import STYLE
 from .models import AllocationModel, Answer, Form, State, SweepModel
 
 if TYPE_CHECKING:
     from ...executor import BalsamExecutor
 
 _ESM = Path(__file__).parent.parent / "esm"
-# While the form below it is there, the copy is hidden; and once that is gone with its kernel, what the page says of it.
-_STYLE = (
-    "<style>.jp-OutputArea-child:has(.bj-still):has(+ .jp-OutputArea-child .bj-live){display:none!important}"
-    ".jp-OutputArea-child:has(.bj-still) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)){display:none!important}"
-    "</style>"
-)
-
-
 _KEPT = 20
 """So many submissions stay in the copy."""
 
@@ -84,7 +77,7 @@ class FormView(Live):
     def _copy(self) -> dict[str, str]:
         done = "".join(f"<pre>{escape(code)}</pre><div>{escape(said)}</div>" for code, said in self._done)
         again = "Run this cell again to open the form."
-        html = f'{_STYLE}<div class="bj-still"><b>{escape(self.form.title)}</b><div>{again}</div>{done}</div>'
+        html = f'{STYLE}<div class="bj-still"><b>{escape(self.form.title)}</b><div>{again}</div>{done}</div>'
         return {"text/plain": repr(self), "text/html": html}
 
     def _submit(self, state: State) -> Answer:
