@@ -43,7 +43,7 @@ EnforcePartLimits=ALL
 SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmdTimeout=10
-KillWait=5
+KillWait=30
 MinJobAge=300
 MaxJobCount=10000
 NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{first}-{last}] CPUs=32 RealMemory=4000 State=UNKNOWN
