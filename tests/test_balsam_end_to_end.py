@@ -89,6 +89,7 @@ def test_cells_with_200_tasks(
     assert [job["state"] for job in jobs] == ["JOB_FINISHED"] * 200
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="a Python app needs the Python of its site, which is 3.11")
 def test_the_quickstart(kernel: Kernel, balsam_site: ServiceSite, at: Callable[[ServiceSite], Site]) -> None:
     """All its cells; only `%balsam_site` names another site."""
