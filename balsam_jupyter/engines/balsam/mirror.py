@@ -212,6 +212,12 @@ class Apply:
              told.error, job_id),
         )  # fmt: skip
         self.con.execute("UPDATE remote SET untold = 0, seen = max(seen, ?) WHERE job_id = ?", (told.last, job_id))
+        self._learn(told.error)
+
+    def _learn(self, error: str) -> None:
+        """An error may tell which Python the site has."""
+        if version := wire.told_python(error):
+            keep(self.con, wire.PYTHON, version)
 
     def _write_values(self, row: Row, state: str) -> None:
         """What it yielded and what it raised; only of one that has ended."""
@@ -225,6 +231,7 @@ class Apply:
                 value = wire.unpacked(row["serialized_return_value"])
         elif state == "FAILED" and (raised := wire.exception(row.get("serialized_exception") or "")):
             pickled, error = raised.pickled, raised.text
+            self._learn(error)
         self.con.execute(
             "UPDATE job SET value = ?, error = ?, exception = ?, data = ? WHERE id = ?",
             (value, error or None, pickled, _shown_data(data), row["id"]),

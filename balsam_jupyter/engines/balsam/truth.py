@@ -11,7 +11,7 @@ from ...accounts import duration
 from ...errors import BadInput, Unsupported, listing, nearest
 from ...models import AllocationRequest, JobSpec, Resources
 from ..embedded.store import records
-from . import wire
+from . import pythons, wire
 
 if TYPE_CHECKING:
     from .engine import BalsamEngine
@@ -34,6 +34,7 @@ def job(engine: BalsamEngine, spec: JobSpec) -> None:
         )
     app, slots = records.slots(engine.store.con, common.app_id)
     transfers(engine, app, slots, spec.transfers or {})
+    pythons.warn(engine, app)
     for key, word in common.tags.items():
         if key.startswith("bj_"):
             raise BadInput(f"Tags that begin with 'bj_' are this package's own; call {key!r} something else.")
