@@ -41,3 +41,9 @@ class RemoteAccounts:
 
     def footprint(self, wants: Resources) -> float:
         return footprint(wants, self._engine.settings)
+
+    def queues(self) -> list[str]:
+        return list(self._engine.queues())
+
+    def projects(self) -> list[str]:
+        return list(self._engine.remote_site().get("allowed_projects") or ())

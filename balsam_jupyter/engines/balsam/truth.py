@@ -117,7 +117,7 @@ def request(engine: BalsamEngine, asked: AllocationRequest) -> dict[str, Any]:
             f"filter_tags={{'workflow': NAME}} (--tag workflow=NAME)."
         )
     queues = engine.queues()
-    projects = list(engine.remote_site().get("allowed_projects") or ())
+    projects = engine.accounts.projects()
     queue, project = asked.queue, asked.project
     if queue in DEFAULTS and queue not in queues and len(queues) == 1:
         (queue,) = queues

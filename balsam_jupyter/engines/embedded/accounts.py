@@ -48,6 +48,12 @@ class SiteAccounts:
     def footprint(self, wants: Resources) -> float:
         return footprint(wants, self._engine.settings)
 
+    def queues(self) -> list[str]:
+        return ["local"]
+
+    def projects(self) -> list[str]:
+        return []
+
     def book(self, con: sqlite3.Connection, request: AllocationRequest) -> int:
         """Store an allocation and return its id, unless it could take the site over a limit.
 
