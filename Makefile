@@ -42,7 +42,7 @@ ipykernel6: .venv/.stamp-ipykernel6
 	BALSAM_TEST_IPYKERNEL=6. PYTHONPATH=$(CURDIR)/.venv/ipykernel6 $(BIN)/python -m pytest -m kernel
 
 # Names of helpers begin with _.
-bench: .venv-bench/.stamp
+bench: .venv-bench/.stamp .venv-balsam-server/.stamp
 	for script in benchmarks/[a-z]*.py; do echo; .venv-bench/bin/python $$script; done
 
 soak: .venv/.stamp-dev

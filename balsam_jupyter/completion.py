@@ -28,7 +28,7 @@ _QUICK_S = 0.3
 """Work that ends sooner is not asked why it waits."""
 
 _AGAIN_S = 60.0
-"""After so long it is asked again, until there is something to say."""
+"""After so long it is asked again."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class Waiting:
         self._timeout = math.inf if timeout is None else timeout
         self._deadline = time.monotonic() + self._timeout
         self._callbacks = Callbacks.of(site, record)
+        self._said: set[bool] = set()
 
     def steps(self) -> Iterator[BalsamTask | _Run | _Pause]:
         """What to do next: give a task that has ended (if `each`), run a callback, or wait for a change."""
@@ -93,7 +94,7 @@ class Waiting:
                     continue
                 if now >= ask_at or (left <= 0 and not asked):
                     asked, warning = True, self._why_stuck()
-                    ask_at = math.inf if warning else now + _AGAIN_S
+                    ask_at = now + _AGAIN_S
                     yield _Pause(max(0.0, min(left, ask_at - now, EVENTS_WAIT_S)), warning)
                 elif left <= 0:
                     self._give_up()
@@ -112,8 +113,13 @@ class Waiting:
         raise TimeoutExpired(f"{self._record.name} ({what})", self._timeout)
 
     def _why_stuck(self) -> str:
+        """Why all of it waits, or some of it does in vain; each once."""
         status = explain(self._site.engine, self._record.name)
-        return f"{self._record.name} waits: {status.why}" if status.stuck else ""
+        why = f" waits: {status.why}" if status.stuck else f": {status.never}" if status.never else ""
+        if not why or status.stuck in self._said:
+            return ""
+        self._said.add(status.stuck)
+        return f"{self._record.name}{why}"
 
     def block(self) -> Iterator[BalsamTask]:
         """The tasks as they end; waits, and runs callbacks, in the thread that iterates."""

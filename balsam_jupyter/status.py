@@ -19,14 +19,17 @@ _PROCESSED = ("READY", "STAGED_IN", "RUN_ERROR", "RUN_TIMEOUT")
 _SHOWN = 6
 _SAMPLES = 100
 _REASONS = 2
+PATIENCE_S = 60.0
+"""Tasks that wait beside others that run are not spoken of before."""
 
 
 @dataclass(frozen=True)
 class Status:
     """Tasks by state, allocations, and why nothing runs ("" when something does or nothing waits).
 
-    `stuck` is true where nothing will run until somebody does something about it. `notice` is what else there is to say
-    of the engine: that it is silent.
+    `stuck` is true where nothing will run until somebody does something about it. `never` tells of tasks that have
+    waited for a minute and that none of the allocations can take, while others run or are about to. `notice` is what
+    else there is to say of the engine: that it is silent.
     """
 
     site: str
@@ -36,6 +39,7 @@ class Status:
     why: str = ""
     stuck: bool = False
     notice: str = ""
+    never: str = ""
 
     def __repr__(self) -> str:
         return "\n".join([f"{self._head()}: {self._tasks()}", *map(describe, self.allocations), *self._why()])
@@ -57,7 +61,7 @@ class Status:
 
     def _why(self) -> list[str]:
         said = [f"Nothing runs: {self.why}"] if self.why else []
-        return [*said, self.notice] if self.notice else said
+        return [*said, *filter(None, (self.never, self.notice))]
 
 
 def describe(allocation: Allocation) -> str:
@@ -93,10 +97,11 @@ def explain(engine: Engine, ensemble: str | None = None) -> Status:
     why, stuck = "", False
     if counts["WAITING"] and not counts["RUNNING"]:
         why, stuck = _why(engine, ensemble, states, allocations, live)
+    never = _never(engine, ensemble, live) if counts["WAITING"] and live and not stuck else ""
     notice = ""
     if silence := engine.silence:
         notice = f"What is known is {_time(silence[0])} old: {silence[1]}"
-    return Status(engine.site.name, ensemble, counts, shown, why, stuck, notice)
+    return Status(engine.site.name, ensemble, counts, shown, why, stuck, notice, never)
 
 
 def queued_behind(engine: Engine, allocation_id: int) -> str:
@@ -158,6 +163,14 @@ def _why(
     return f"allocation {first.id} has its nodes and is about to start them.", False
 
 
+def _never(engine: Engine, ensemble: str | None, live: Sequence[Allocation]) -> str:
+    """Why some tasks go on waiting although others run; "" if there are none such, or not for long enough."""
+    since = time.time() - PATIENCE_S
+    waiting = [kind for kind in engine.kinds(ensemble) if kind.submit_time and kind.submit_time <= since]
+    left = [kind for kind in waiting if all(_refusal(kind, one) for one in live)]
+    return f"Some tasks wait in vain: {_refusals(left, live)}. {_ask(left)}" if left else ""
+
+
 def _ask(kinds: Sequence[JobRow]) -> str:
     """How to get an allocation that takes these jobs: those of the widest kind at least, and all if it is in mpi."""
     nodes = max((kind.resources.num_nodes for kind in kinds), default=1)
@@ -208,9 +221,10 @@ def _refusals(kinds: Sequence[JobRow], live: Sequence[Allocation]) -> str:
 def _refusal(job: JobRow, allocation: Allocation) -> str:
     """Why an allocation will never run a job; "" if it may."""
     asked, request = job.resources, allocation.request
-    if allocation.remaining_s is not None and asked.wall_time_min * 60 > allocation.remaining_s:
-        left = f"allocation {allocation.id} has {_time(allocation.remaining_s)} left"
-        return f"job {job.id} is expected to take {asked.wall_time_min} min, and {left}"
+    left_s = allocation.remaining_s
+    if asked.wall_time_min * 60 > (request.wall_time_min * 60 if left_s is None else left_s):
+        left = f"{request.wall_time_min:g} min in all" if left_s is None else f"{_time(left_s)} left"
+        return f"job {job.id} is expected to take {asked.wall_time_min} min, and allocation {allocation.id} has {left}"
     reasons = []
     for part in _parts(allocation):
         who = f"partition {_name(part)} of allocation {allocation.id}" if request.partitions else ""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, open_site
+from balsam_jupyter.models import Query
 from balsam_jupyter.status import explain
 
 from .balsam_service.proxy import Proxy
@@ -65,3 +68,24 @@ def test_a_silent_agent(bare_site: ServiceSite, signed_in: Path) -> None:
     site.close()
     assert "no sign of life for 14 min" in told
     assert "balsam site start" in told
+
+
+def test_twins_are_one_row(bare_site: ServiceSite, signed_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that was stored twice is shown once, also where both are read for the first time; one of them goes."""
+    site = open_site(bare_site.name, engine="balsam")
+    exctr = BalsamExecutor(site)
+    exctr.register_app(Hello, app_name="hello")
+    exctr.submit_sweep("hello", Sweep.grid(number=range(3)), name="rows")
+    site.close()
+    first = bare_site.jobs()[0]
+    sent = ("app_id", "tags", "serialized_parameters", "num_nodes", "ranks_per_node", "node_packing_count")
+    with bare_site.service.client() as client:
+        twin = {name: first[name] for name in sent} | {"workdir": "rows/twin"}
+        client.post("/jobs/", json=[twin]).raise_for_status()
+    monkeypatch.setenv("BALSAM_JUPYTER_HOME", str(signed_in.parent / "elsewhere"))
+    site = open_site(bare_site.name, engine="balsam")
+    assert site.engine.count(Query(ensemble="rows")) == {"STAGED_IN": 3}
+    site.engine.refresh(now=True)
+    left = [job["id"] for job in bare_site.jobs()]
+    assert left[0] == first["id"] and len(left) == 3
+    site.close()

@@ -73,6 +73,12 @@ class Accounts(Protocol):
     def footprint(self, wants: Resources) -> float:
         """How many nodes one job takes: a share of one where several jobs run on a node."""
 
+    def queues(self) -> list[str]:
+        """The queues that an allocation may be asked for in; empty if the site does not tell."""
+
+    def projects(self) -> list[str]:
+        """The projects that may be charged; empty if any may."""
+
 
 class Timeline(Protocol):
     """What the jobs of an ensemble, or (with the name "") of the whole site, did over time: to follow many at once."""

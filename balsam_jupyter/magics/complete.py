@@ -72,7 +72,8 @@ class Completer:
             "allocation": lambda: [*_live_allocations(), "all"],
             "mode": lambda: JOB_MODES,
             "partition": lambda: [f"{mode}:" for mode in JOB_MODES],
-            "queue": lambda: ["local"],
+            "queue": lambda: current_site().engine.accounts.queues(),
+            "project": lambda: current_site().engine.accounts.projects() or ["local"],
             "engine": lambda: base.KINDS,
         }
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ..monitor import Snapshot
 
 STEP_S = 1.0
+AGAIN_S = 60.0
+"""How often it is asked why something waits, beside at every change of the allocations."""
 _LIVE = ("pending_submission", "queued", "running")
 
 
@@ -59,7 +61,8 @@ class Line:
 def wait(engine: Engine, name: str, timeout: float | None, shell: Any, callbacks: Callbacks) -> None:
     """Wait for an ensemble in this thread, and run its callbacks; an interrupt leaves its tasks running and says so.
 
-    Without a timeout, it says why nothing can run: at the start, and when an allocation has ended.
+    It says why nothing can run: after a minute, and without a timeout also at the start, and when an allocation has
+    ended; and which tasks wait in vain while others run.
 
     Raises
     ------
@@ -70,6 +73,8 @@ def wait(engine: Engine, name: str, timeout: float | None, shell: Any, callbacks
     tracker = Tracker(engine, name)
     line = Line(shell)
     judged: set[int] | None = None
+    said: set[bool] = set()
+    ask_at = began + AGAIN_S
     deadline = None if timeout is None else began + timeout
     try:
         with callbacks.attended():
@@ -78,11 +83,14 @@ def wait(engine: Engine, name: str, timeout: float | None, shell: Any, callbacks
                 now = time.monotonic()
                 told = tracker.snapshot(engine.allocations())
                 live = {one.id for one in told.allocations if one.state in _LIVE}
-                if timeout is None and live != judged and _idle(told):
-                    judged = live
+                if now >= ask_at or (timeout is None and live != judged and _idle(told)):
+                    said = said if live == judged else set()
+                    judged, ask_at = live, now + AGAIN_S
                     status = explain(engine, name)
-                    if status.stuck:
-                        line.say(f"Nothing runs: {status.why}")
+                    why = f"Nothing runs: {status.why}" if status.stuck else status.never
+                    if why and status.stuck not in said:
+                        said.add(status.stuck)
+                        line.say(why)
                 late = deadline is not None and now >= deadline
                 if now - shown >= STEP_S or late or (told.done and line.shown):
                     line.show(static.text(_without_end(told)))

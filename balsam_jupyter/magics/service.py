@@ -14,7 +14,7 @@ ARGUMENTS = (
     option("--max-nodes", "nodes of all it asks for together (default: all of the site)", kind=WHOLE),
     option("-t --minutes", "minutes of each allocation (default 60)", "wall_time_min", NUMBER, "MINUTES", default=60),
     option("-q --queue", "the queue", default="local", completes="queue"),
-    option("-A --project", "the project that is charged", default="local", completes="queue"),
+    option("-A --project", "the project that is charged", default="local", completes="project"),
     option("-j --job-mode", "'mpi' (the default) or 'serial'", metavar="MODE", default="mpi", completes="mode"),
     option("--max-queued", "how many allocations may wait for nodes (default 1)", kind=WHOLE, default=1),
     option("--tag", "only for tasks with this tag", "filter_tags", PAIR, many=True),

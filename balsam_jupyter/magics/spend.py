@@ -23,7 +23,7 @@ _LIVE = ("pending_submission", "queued", "running", "pending_deletion")
     option("-n --nodes", "nodes (default 1, or as many as the partitions have)", "num_nodes", WHOLE),
     option("-t --minutes", "minutes of wall time (default 10)", "wall_time_min", NUMBER, "MINUTES", default=10),
     option("-q --queue", "the queue", default="local", completes="queue"),
-    option("-A --project", "the project that is charged", default="local", completes="queue"),
+    option("-A --project", "the project that is charged", default="local", completes="project"),
     option("-j --job-mode", "'serial' (the default) or 'mpi'", metavar="MODE", default="serial", completes="mode"),
     option("--tag", "run only tasks with this tag", "filter_tags", PAIR, many=True),
     option("--wf-filter", "run only tasks whose ensemble has this in its name", metavar="TEXT", default="",

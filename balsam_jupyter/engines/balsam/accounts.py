@@ -17,12 +17,18 @@ class RemoteAccounts(StoreAccounts):
 
     def __init__(self, engine: BalsamEngine) -> None:
         super().__init__(engine)
-        self._refresh = engine.refresh
+        self._remote = engine
 
     def usage(self) -> Usage:
-        self._refresh()
+        self._remote.refresh()
         return super().usage()
 
     def loads(self, query: Query) -> list[Load]:
-        self._refresh()
+        self._remote.refresh()
         return super().loads(query)
+
+    def queues(self) -> list[str]:
+        return list(self._remote.queues())
+
+    def projects(self) -> list[str]:
+        return list(self._remote.remote_site().get("allowed_projects") or ())

@@ -23,6 +23,7 @@ from ...codec import decode, encode
 from ...errors import BadInput, NoAnswer, listing
 from ...models import AppRecord, Parameter
 from ..embedded.store import records
+from . import pythons
 from .mirror import Mirror
 from .rest import Rest
 
@@ -84,6 +85,7 @@ def serialized(app: AppRecord, site_id: int) -> str:
         "site": site_id,
         "name": app.name,
         "kind": app.kind,
+        "python": pythons.HERE,
         "description": app.description,
         "command_template": app.command_template,
         "parameters": parameters(app),

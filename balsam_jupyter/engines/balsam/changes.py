@@ -47,6 +47,7 @@ class Changes:
         self._settle = settle
         self._lock = threading.Lock()
         self._looked = float("-inf")
+        self._put_off = False
         self._pause = PERIOD_S
         self._turn = 0
         self._suspect = ""  # the state whose number differs from the service's
@@ -65,6 +66,12 @@ class Changes:
     def hurry(self) -> None:
         """Something was asked of the service: its effect is looked for soon."""
         self._pause = PERIOD_S
+
+    def seen(self) -> None:
+        """What was submitted is in the mirror: the next look need not be at once (put off once, not for ever)."""
+        if not self._put_off:
+            self._looked, self._put_off = time.monotonic(), True
+        self.hurry()
 
     def look(self, now: bool = False, patience: float = 0.0) -> None:
         """Look, unless that was done less than 2 s ago (`now`: all the same). What goes wrong is kept as `silence`.
@@ -97,7 +104,7 @@ class Changes:
                     raise
             finally:
                 self._generation += 1
-                self._looked = time.monotonic()
+                self._looked, self._put_off = time.monotonic(), False
 
     def _poll(self, patience: float) -> int:
         if self._store.note("since") is None:

@@ -33,7 +33,7 @@ from ..embedded.browsing import PageCalls
 from ..embedded.site import Settings
 from ..embedded.store import demand, ensembles, jobs, records
 from ..embedded.timeline import SiteTimeline
-from . import acts, adoption, apps, mirror, queue, signin, site, story, truth
+from . import acts, adoption, apps, mirror, pythons, queue, signin, site, story, truth
 from . import jobs as submission
 from .accounts import RemoteAccounts
 from .changes import Changes
@@ -149,6 +149,7 @@ class BalsamEngine(PageCalls, Refused):
         known = next((one for one in self.apps() if one.name == app.name), None)
         if known is not None and apps.same(known, app):
             return known.id
+        pythons.registered(self, app)
         body = apps.body(app, self.site.id)
         if known is None:
             _, found = self.rest.page("/apps/", [("site_id", self.site.id), ("name", app.name)])

@@ -75,7 +75,7 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
                     under_way = other.submit(_store, engine, plan.chunks[at + 1])
                 plan.take(chunk, rows)
                 stored += len(rows)
-    engine.changes.hurry()
+    engine.changes.seen()
     return Submitted(plan.ids, plan.new, plan.renamed)
 
 

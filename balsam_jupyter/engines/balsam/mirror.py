@@ -32,6 +32,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS twin(job_id INTEGER PRIMARY KEY)",  # stored twice by a lost answer; to be deleted there
 )
 _MOST_TRIES = 6
+_AT_ONCE = 500  # rows of a query with as many marks
+_UNTOLD = Story()
 
 Row = Mapping[str, Any]
 """A job as the service gives it; with `parameters` (encoded) where whoever submitted it has them."""
@@ -212,6 +214,12 @@ class Apply:
              told.error, job_id),
         )  # fmt: skip
         self.con.execute("UPDATE remote SET untold = 0, seen = max(seen, ?) WHERE job_id = ?", (told.last, job_id))
+        self._learn(told.error)
+
+    def _learn(self, error: str) -> None:
+        """An error may tell which Python the site has."""
+        if version := wire.told_python(error):
+            keep(self.con, wire.PYTHON, version)
 
     def _write_values(self, row: Row, state: str) -> None:
         """What it yielded and what it raised; only of one that has ended."""
@@ -225,6 +233,7 @@ class Apply:
                 value = wire.unpacked(row["serialized_return_value"])
         elif state == "FAILED" and (raised := wire.exception(row.get("serialized_exception") or "")):
             pickled, error = raised.pickled, raised.text
+            self._learn(error)
         self.con.execute(
             "UPDATE job SET value = ?, error = ?, exception = ?, data = ? WHERE id = ?",
             (value, error or None, pickled, _shown_data(data), row["id"]),
@@ -232,12 +241,18 @@ class Apply:
 
     def _insert(self, rows: Sequence[Row], events: Mapping[int, list[Row]]) -> None:
         jobs, remotes, parents = [], [], []
+        places = []
         for row in rows:
             user, ours = wire.own_tags(row["tags"])
             key = bytes.fromhex(ours[wire.KEY]) if wire.KEY in ours else None
-            ensemble, number, workdir = self._place(row, user, ours)
-            if ensemble is not None and key is not None and self._is_twin(row, ensemble, key):
-                continue
+            places.append((row, user, ours, key, *self._place(row, user, ours)))
+        held = self._held((ensemble, key) for *_, key, ensemble, _, _ in places if ensemble is not None and key)
+        for row, user, ours, key, ensemble, number, workdir in places:
+            if ensemble is not None and key is not None:
+                if (ensemble, key) in held:
+                    self.con.execute("INSERT OR IGNORE INTO twin VALUES(?)", (row["id"],))
+                    continue
+                held.add((ensemble, key))
             state = shown_state(row)
             at = wire.seconds(row["last_update"]) or self.now
             spec = self._spec(row, user, ours)
@@ -257,7 +272,7 @@ class Apply:
                 )
             )
             parents += [(row["id"], parent) for parent in row.get("parent_ids") or ()]
-            told = story(events.get(row["id"], ()), state)
+            told = story(events[row["id"]], state) if row["id"] in events else _UNTOLD
             self._births.append((row["id"], tuple(told.path("", state)[1:]), told.submitted or at))
             self.changed += 1
         self.con.executemany(
@@ -280,13 +295,18 @@ class Apply:
             if row["id"] in events and (told := story(events[row["id"]], state)).complete:
                 self._tell(row["id"], told)
 
-    def _is_twin(self, row: Row, ensemble: int, key: bytes) -> bool:
-        """Whether another job is this row of the ensemble; the younger is noted, to be deleted at the service."""
-        found = self.con.execute("SELECT id FROM job WHERE ensemble_id = ? AND key = ?", (ensemble, key)).fetchone()
-        if found is None or found[0] == row["id"]:
-            return False
-        self.con.execute("INSERT OR IGNORE INTO twin VALUES(?)", (row["id"],))
-        return True
+    def _held(self, wanted: Iterable[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
+        """Which rows of ensembles are there already: another job for one is a twin, to be deleted at the service."""
+        keys: dict[int, list[bytes]] = {}
+        for ensemble, key in wanted:
+            keys.setdefault(ensemble, []).append(key)
+        found: set[tuple[int, bytes]] = set()
+        for ensemble, ours in keys.items():
+            for some in (ours[at : at + _AT_ONCE] for at in range(0, len(ours), _AT_ONCE)):
+                marks = ",".join("?" * len(some))
+                query = f"SELECT ensemble_id, key FROM job WHERE ensemble_id = ? AND key IN ({marks})"
+                found.update(self.con.execute(query, (ensemble, *some)))
+        return found
 
     def _parameters(self, row: Row) -> str | bytes:
         if "parameters" in row:

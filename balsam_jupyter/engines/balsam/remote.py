@@ -121,6 +121,7 @@ class Box:
                     sys.path.append(folder)
             self._parts = {"functions": {}, "attributes": {}, "outputs": {}}
             if self.payload:
+                self._refuse_other_python()
                 try:
                     importlib.import_module("cloudpickle")
                 except ImportError:
@@ -130,6 +131,16 @@ class Box:
                 for name, text in self._parts.get("sources", {}).items():
                     lines.cache[name] = (len(text), None, text.splitlines(True), name)
         return self._parts
+
+    def _refuse_other_python(self) -> None:
+        """What another minor version compiled may crash this one, or compute something else."""
+        here = "{}.{}".format(*sys.version_info[:2])
+        if self.given["python"] != here:
+            raise RuntimeError(
+                f"App {self.given['name']} cannot run here: its functions are code of Python {self.given['python']}, "
+                f"and this is Python {here}. Register it from a kernel of Python {here}, or set its python_exe to a "
+                f"Python {self.given['python']} of this site that has balsam."
+            )
 
     def _bring_cloudpickle(self) -> None:
         """A site need not have it: it came along."""

@@ -11,7 +11,7 @@ from ...accounts import duration
 from ...errors import BadInput, Unsupported, listing, nearest
 from ...models import AllocationRequest, JobSpec, Resources
 from ..embedded.store import records
-from . import wire
+from . import pythons, wire
 
 if TYPE_CHECKING:
     from .engine import BalsamEngine
@@ -34,6 +34,7 @@ def job(engine: BalsamEngine, spec: JobSpec) -> None:
         )
     app, slots = records.slots(engine.store.con, common.app_id)
     transfers(engine, app, slots, spec.transfers or {})
+    pythons.warn(engine, app)
     for key, word in common.tags.items():
         if key.startswith("bj_"):
             raise BadInput(f"Tags that begin with 'bj_' are this package's own; call {key!r} something else.")
@@ -116,7 +117,7 @@ def request(engine: BalsamEngine, asked: AllocationRequest) -> dict[str, Any]:
             f"filter_tags={{'workflow': NAME}} (--tag workflow=NAME)."
         )
     queues = engine.queues()
-    projects = list(engine.remote_site().get("allowed_projects") or ())
+    projects = engine.accounts.projects()
     queue, project = asked.queue, asked.project
     if queue in DEFAULTS and queue not in queues and len(queues) == 1:
         (queue,) = queues

@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import pickle
+import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -22,6 +23,9 @@ VERSION, BATCH, RETRIES, FAMILY = "bj_version", "bj_batch", "bj_retries", "bj_pa
 KILLED, VALUE, NOTE, RAN = "bj_killed", "bj_value", "bj_note", "bj_ran"
 """Names in a job's data: a kill, what it yields (text of `codec`), why an output is missing, when it ran elsewhere."""
 
+PYTHON = "python"
+"""By which name the mirror keeps the Python of a site, where a task told of it."""
+_TOLD_PYTHON = re.compile(r"its functions are code of Python [\d.]+, and this is Python (\d+\.\d+)")
 
 _RESOURCES = (
     "num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank", "node_packing_count",
@@ -189,6 +193,12 @@ def exception(text: str) -> Raised | None:
     told = "".join([*head, *traceback.format_exception_only(type(raised), raised)])
     pickled = codec.encode(raised)
     return Raised(pickled if isinstance(pickled, bytes) else None, told)
+
+
+def told_python(error: str) -> str:
+    """The site's Python that an error tells of (see `remote.Box`); "" for other errors."""
+    found = _TOLD_PYTHON.search(error)
+    return found[1] if found else ""
 
 
 def transfers_text(given: Mapping[str, str] | None) -> str | None:

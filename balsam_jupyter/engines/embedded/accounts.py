@@ -57,6 +57,12 @@ class StoreAccounts:
     def footprint(self, wants: Resources) -> float:
         return footprint(wants, self._engine.settings)
 
+    def queues(self) -> list[str]:
+        return ["local"]
+
+    def projects(self) -> list[str]:
+        return []
+
 
 class SiteAccounts(StoreAccounts):
     """The accounts of a site on this machine."""

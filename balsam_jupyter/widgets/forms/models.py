@@ -285,6 +285,11 @@ class SweepModel(Form):
         return super().blamed(error)
 
 
+def _default(known: Sequence[str]) -> str:
+    """What is taken where none is named; "" where one has to be."""
+    return known[0] if len(known) == 1 else "local" if "local" in known else ""
+
+
 class AllocationModel(Form):
     """A block of nodes for some minutes."""
 
@@ -295,19 +300,21 @@ class AllocationModel(Form):
 
     @property
     def options(self) -> Sequence[Option]:
-        """The fields: with the site's number of nodes, and the queues and projects that were used before."""
-        nodes = self.executor.site.engine.site.nodes
-        asked = [one.request for one in self.executor.site.engine.allocations()[-1000:]]
-        queues = [*dict.fromkeys(["local", *(one.queue for one in asked)])]
-        projects = [*dict.fromkeys(["local", *(one.project for one in asked)])]
+        """The fields: with the site's number of nodes, its queues, and its projects or those that were used before."""
+        engine = self.executor.site.engine
+        nodes, queues, projects = engine.site.nodes, engine.accounts.queues(), engine.accounts.projects()
+        asked = [one.request for one in engine.allocations()[-1000:]]
+        queues = queues or [*dict.fromkeys(["local", *(one.queue for one in asked)])]
+        projects = projects or [*dict.fromkeys(["local", *(one.project for one in asked)])]
         return (
             Option("num_nodes", WHOLE, "Nodes", f"of {many(nodes, 'node')} at this site",
                    default="1, or those of the partitions", flag="-n"),
             Option("wall_time_min", NUMBER, "Minutes", "of wall time", default="10", flag="-t"),
             Option("job_mode", CHOICE, "Job mode", "serial: tasks of one process; mpi: tasks of any number",
                    default="serial", choices=JOB_MODES, flag="-j"),
-            Option("queue", TEXT, "Queue", default="local", flag="-q", known=queues),
-            Option("project", TEXT, "Project", "that is charged", default="local", flag="-A", known=projects),
+            Option("queue", TEXT, "Queue", default=_default(queues), flag="-q", known=queues),
+            Option("project", TEXT, "Project", "that is charged", default=_default(projects), flag="-A",
+                   known=projects),
             Option("filter_tags", PAIRS, "Only tags", "run only tasks with these: name=value, …", flag="--tag",
                    rare=True),
             Option("wf_filter", TEXT, "Only ensembles", "with this text in their names", flag="--wf-filter",
