@@ -21,6 +21,7 @@ NUMBERS = {
 """What may be asked for as a number, and the column it is in."""
 
 _WORD = re.compile(r"""((?:[^\s"']|"[^"]*"|'[^']*')+)""")
+_SPACED = re.compile(rf"""("[^"]*"|'[^']*')|(?<!\S)([^\W\d][\w.]*)\s*({"|".join(SIGNS)})\s*(?=\S)""")
 _CONDITION = re.compile(rf"([^\W\d][\w.]*)({'|'.join(SIGNS)})(.*)", re.DOTALL)
 
 
@@ -46,6 +47,7 @@ def parse(line: str, parameters: Collection[str], states: Sequence[str] = ()) ->
     (seconds), ``code``, ``attempts`` and ``allocation`` are numbers of the task, ``state`` is its state, and
     ``tag.NAME=VALUE`` one of its tags. ``param.NAME`` is a parameter that has one of these names. Anything else is
     text to be found in the parameters, the error or the work directory. All must hold; quotes keep words together.
+    ``T > 300`` is ``T>300``.
 
     Parameters
     ----------
@@ -63,7 +65,7 @@ def parse(line: str, parameters: Collection[str], states: Sequence[str] = ()) ->
     """
     found = Filter(None, {}, (), (), ())
     wanted = _jobs_of(states)
-    for word in _WORD.findall(line):
+    for word in _WORD.findall(_SPACED.sub(lambda found: found[1] or found[2] + found[3], line)):
         condition = None if word[0] in "\"'" else _CONDITION.fullmatch(word)
         if condition is None:
             found = found._replace(texts=(*found.texts, _unquoted(word)))

@@ -250,6 +250,16 @@ def test_a_parameter_may_have_the_name_of_a_column() -> None:
     assert parse("'T>3' x", NAMES).texts == ("T>3", "x"), "in quotes it is text"
 
 
+@pytest.mark.parametrize(
+    "line", ["T >= 3 lost name!='a > b'", "lost name != 'a > b' T >=3", "T>= 3   name != 'a > b' lost"]
+)
+def test_spaces_around_a_sign_make_no_difference(line: str) -> None:
+    found = parse(line, NAMES)
+    assert set(found.parameters) == {("T", ">=", "3"), ("name", "!=", "a > b")}
+    assert found.texts == ("lost",)
+    assert parse("'T > 3' x", NAMES).texts == ("T > 3", "x"), "in quotes it is text"
+
+
 @given(st.lists(st.sampled_from(VALUES)), st.booleans())
 def test_any_mixture_of_values_has_an_order(keys: list[Any], descending: bool) -> None:
     ids = list(range(100, 100 + len(keys)))

@@ -6,7 +6,7 @@ import pytest
 
 from balsam_jupyter import Site
 
-from .test_kernel import VIEW, Cell, Kernel, Start, start
+from .test_kernel import VIEW, Cell, Kernel, Message, Start, start
 
 __all__ = ["start"]
 pytestmark = pytest.mark.kernel
@@ -103,3 +103,27 @@ def test_a_view_of_a_site_that_cannot_be_read_prints_in_no_other_cell(start: Sta
         file.write_bytes(content)
     assert cell.text == "2" and cell.streams == ""
     assert not [one for one in cell.messages if one["msg_type"] == "error"]
+
+
+def test_an_allocation_that_ends_after_the_last_task_is_shown_so(start: Start) -> None:
+    kernel = start()
+    kernel.run(APP)
+    kernel.run(SUBMIT)
+    kernel.run("_ = %balsam_allocate -t 10 --job-mode serial")
+    kernel.run("w = %balsam_wait scan --timeout 60")
+    watched = kernel.run("view = ens.watch()\nview")
+    assert kernel.run("view.live").text == "False", "all have ended, so that it follows nothing"
+    opened = [one["content"] for one in watched.messages if one["msg_type"] == "comm_open"]
+    (dashboard,) = [one for one in opened if "start" in one["data"]["state"]]
+    assert [one["state"] for one in dashboard["data"]["state"]["start"]["allocations"]] == ["running"]
+
+    def told(one: Message) -> list[str]:
+        if one["msg_type"] != "comm_msg" or one["content"]["comm_id"] != dashboard["comm_id"]:
+            return []
+        value = one["content"]["data"].get("content", {}).get("value") or {}
+        return [one["state"] for one in value.get("allocations") or []]
+
+    revoked = kernel.run("_ = %balsam_revoke")
+    assert any(told(one) == ["finished"] for one in revoked.messages) or kernel.until(
+        lambda one: told(one) == ["finished"]
+    )

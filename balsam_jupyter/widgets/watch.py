@@ -12,6 +12,7 @@ from ..models import Query
 from ..monitor import Monitor, Snapshot, Subscription, snapshot
 from . import cells, static
 from .groups import Groups
+from .wire import lives
 
 if TYPE_CHECKING:
     from .chart import Chart
@@ -168,8 +169,15 @@ class LiveView(View):
         """Look whether anything has changed since all tasks had ended, and if so, follow again."""
         with self._lock:
             ended = self._subscription is None and self._picture is not None
-            if ended and self._engine.events("now").cursor != self._cursor:
+            if ended and self._changed():
                 self._subscribe()
+
+    def _changed(self) -> bool:
+        if self._engine.events("now").cursor != self._cursor:
+            return True
+        # An allocation may go on after the last task, and cost something until it ends: of that there are no events.
+        assert self._last is not None
+        return lives(self._engine.allocations()) != lives(self._last.allocations)
 
     def _ipython_display_(self, **_: object) -> None:
         with self._lock:

@@ -92,6 +92,11 @@ def numbers_of(told: Snapshot) -> Message:
     }
 
 
+def lives(allocations: Sequence[Allocation]) -> list[tuple[int, str]]:
+    """How far each allocation is: what changes when one begins, ends or is asked for."""
+    return [(one.id, one.state) for one in allocations]
+
+
 def allocations_of(allocations: Sequence[Allocation]) -> list[Message]:
     """Allocations as the page shows them, the newest last."""
     shown = [one for one in allocations[:-ALLOCATIONS] if one.state in _LIVE] + list(allocations[-ALLOCATIONS:])

@@ -3,7 +3,7 @@ import { plural, short, span, whole } from "./format.js";
 import { fill, h, put } from "./dom.js";
 
 const SHOWN_ENDED = 3;
-const LIVING = ["pending_submission", "queued", "running", "pending_deletion"];
+export const LIVING = ["pending_submission", "queued", "running", "pending_deletion"];
 const ALLOCATION_WORDS = {
   pending_submission: "queued", pending_deletion: "ending", submit_failed: "not submitted",
 };

@@ -4,7 +4,7 @@ import { STATES, follow } from "./state.js";
 import { followTheme } from "./theme.js";
 import { mountCharts, readout } from "./chart.js";
 import { mountHead } from "./head.js";
-import { mountAllocations } from "./allocations.js";
+import { LIVING, mountAllocations } from "./allocations.js";
 import { mountFailures } from "./failures.js";
 import { mountActions } from "./actions.js";
 import { mountTasks } from "./tasks.js";
@@ -132,7 +132,9 @@ function mountDashboard(el, model, state) {
   });
   observer.observe(root);
   document.addEventListener("visibilitychange", seen);
-  const beat = setInterval(() => visible && !state.quiet() && look(true), BEAT_MS);
+  // Also after the last task: an allocation that goes on costs something until it ends.
+  const goesOn = () => !state.quiet() || state.allocations.some((one) => LIVING.includes(one.state));
+  const beat = setInterval(() => visible && goesOn() && look(true), BEAT_MS);
   const leave = () => link.ask("look", { page, looking: false }, { quiet: true }).catch(() => {});
   window.addEventListener("pagehide", leave);
   ends.push(() => {

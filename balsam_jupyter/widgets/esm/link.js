@@ -41,7 +41,13 @@ export function connect(model) {
       if (!quiet) timer ??= setTimeout(() => waitingListeners.forEach((listener) => listener(true)), 500);
       return new Promise((resolve, reject) => {
         open.set(number, { resolve, reject, quiet });
-        model.send({ ask: number, what, arguments: args });
+        try {
+          model.send({ ask: number, what, arguments: args });
+        } catch {
+          open.delete(number);
+          settle();
+          reject(new Error("The kernel that showed this has gone. Run this cell again."));
+        }
       });
     },
     on(kind, listener) {

@@ -221,7 +221,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     }
     for (const slot of pool) if (!shown.has(slot)) slot.element.hidden = true;
     nothing.hidden = known.total > 0;
-    nothing.textContent = known.version === null || !known.complete ? "…" : view.line || view.states.size ? "No task matches." : "No tasks yet.";
+    nothing.textContent = wrong() ? "" : known.version === null || !known.complete ? "…" : view.line || view.states.size ? "No task matches." : "No tasks yet.";
     if (at >= 0) grid.setAttribute("aria-activedescendant", `${id}-${at}`);
     paintCount();
   }
@@ -254,6 +254,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
       cell.title = text.length > column.width - 2 ? text : "";
     });
   }
+  const wrong = () => !trouble.hidden && !known.total; // nothing was looked for, so that nothing is said to be found
   function paintCount() {
     const found = known.total.toLocaleString("en");
     const filtered = view.line || view.states.size;
@@ -262,7 +263,7 @@ export function mountTasks(root, link, { palette = {} } = {}) {
     else if (known.looked < known.among) parts.push(`among the first ${known.looked.toLocaleString("en")} tasks`);
     if (known.stale && view.order !== "id") parts.push("order as of a moment ago");
     if (waiting) parts.push("waiting for the running cell");
-    const said = parts.join(" · ");
+    const said = wrong() ? "" : parts.join(" · ");
     if (count.textContent !== said) count.textContent = said;
     if (filtered && known.complete && known.total && !acts.childElementCount) offerActs();
   }
