@@ -25,6 +25,11 @@ SETTINGS = "cores_per_node: 2\ngrace_period_s: 1\n"
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the Balsam service comes last: its sites never rest, and no other test is to run beside them."""
+    items.sort(key=lambda item: item.path.name.startswith(("test_balsam_", "test_anywhere")))
+
+
 @pytest.fixture(scope="session", params=["mpich", "openmpi"])
 def mpi_bin(request: pytest.FixtureRequest) -> Path:
     """Where mpiexec and mpicc of one MPI are; the test runs with each."""
