@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Site, Sweep
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Site, Sweep, browse
 from balsam_jupyter.codec import encode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.errors import BalsamJupyterError, NotFound
@@ -201,8 +201,8 @@ def test_nothing_is_done_to_what_was_not_all_looked_through(
     site: Site, pilot: Pilot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_rows(pilot.engine, "s", [{"T": at} for at in range(10)])
-    monkeypatch.setattr("balsam_jupyter.browse.SLICE_S", 0.0)
-    monkeypatch.setattr("balsam_jupyter.browse._FIRST_STEP", 3)
+    monkeypatch.setattr(browse, "SLICE_S", 0.0)
+    monkeypatch.setattr(browse, "_FIRST_STEP", 3)
     with pytest.raises(BalsamJupyterError, match="Not all tasks have been looked through"):
         answers(site, "e")["tasks.kill"](line="T<5")
     assert site.engine.count(Query()) == {"PREPROCESSED": 10}
