@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import re
 import secrets
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.run_line_magic("load_ext", "balsam_jupyter")
     yield made
     made.history_manager.end_session()
+    atexit.unregister(made.atexit_operations)  # else each of them collects garbage at the end: minutes for hundreds
     InteractiveShell.clear_instance()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def shell(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     made.run_line_magic("load_ext", "balsam_jupyter")
     yield made
     made.history_manager.end_session()
+    atexit.unregister(made.atexit_operations)  # else each of them collects garbage at the end: minutes for hundreds
     InteractiveShell.clear_instance()
 
 
