@@ -14,7 +14,7 @@ from ..models import Query
 
 MOST = 5_000
 """So many failed tasks are grouped, so that it takes a moment whatever their number."""
-_REST = 10.0
+_REST = 40.0
 """So many times as long as it took it rests."""
 
 log = logging.getLogger(__name__)
