@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import re
 import secrets
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, TimeoutExpired, completion, status
 from balsam_jupyter.magics import progress
@@ -18,6 +16,7 @@ from balsam_jupyter.status import explain
 
 from .anywhere import opened
 from .balsam_service.site import ServiceSite
+from .test_magics import plain_ipython
 
 SOON = 60.0
 CASES = {
@@ -49,14 +48,8 @@ def sooner(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    InteractiveShell.clear_instance()
-    made = InteractiveShell.instance()
-    made.run_line_magic("load_ext", "balsam_jupyter")
-    yield made
-    made.history_manager.end_session()
-    atexit.unregister(made.atexit_operations)  # else each of them collects garbage at the end: minutes for hundreds
-    InteractiveShell.clear_instance()
+    with plain_ipython(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def said(shell: Any, capsys: pytest.CaptureFixture[str], code: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ echo "$GREETING, {{ name }}!"
 echo '{"n": '{{ n }}'}' > out.json"""
 
 
-@pytest.fixture
-def shell(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
-    """A plain IPython with the magics, on the site of the test."""
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+@contextmanager
+def plain_ipython(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    """A plain IPython with the magics."""
+    patch.setenv("IPYTHONDIR", str(folder / "ipython"))
     InteractiveShell.clear_instance()
     made = InteractiveShell.instance()
     made.run_line_magic("load_ext", "balsam_jupyter")
@@ -58,6 +59,13 @@ def shell(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     made.history_manager.end_session()
     atexit.unregister(made.atexit_operations)  # else each of them collects garbage at the end: minutes for hundreds
     InteractiveShell.clear_instance()
+
+
+@pytest.fixture
+def shell(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    """A plain IPython with the magics, on the site of the test."""
+    with plain_ipython(tmp_path, monkeypatch) as made:
+        yield made
 
 
 def run(shell: Shell, code: str) -> Any:

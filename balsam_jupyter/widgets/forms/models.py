@@ -8,6 +8,7 @@ The page sends what stands in the fields, as texts, by name; it is the same for 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -57,7 +58,7 @@ class Refused(BadInput):
         self.errors = dict(errors)
 
 
-class Form:
+class Form(ABC):
     """What all forms share: the answers to the page, around what a subclass says about its request."""
 
     title: str
@@ -71,29 +72,29 @@ class Form:
         self.result: Any = None
         """What the last submission gave."""
 
+    @abstractmethod
     def describe(self) -> Answer:
         """The fields, for the page."""
-        raise NotImplementedError
 
+    @abstractmethod
     def request(self, state: State) -> Submission | Block:
         """What is asked for; `Refused` if it cannot be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def price(self, request: Any) -> Answer:
         """What it costs, and what else is shown of it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def names(self) -> Iterable[str]:
         """The fields that an error from below may be about."""
-        raise NotImplementedError
 
+    @abstractmethod
     def said(self, result: Any) -> str:
         """What was done, in a line."""
-        raise NotImplementedError
 
+    @abstractmethod
     def button(self, request: Any) -> str:
         """What is on the button."""
-        raise NotImplementedError
 
     # -- the answers --------------------------------------------------------------------------------------------------
 
