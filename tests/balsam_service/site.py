@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -42,7 +43,7 @@ scheduler:
 processing:
     num_workers: 1
     prefetch_depth: 1000
-transfers: null
+transfers: {transfers}
 elastic_queue: null
 queue_maintainer: null
 file_cleaner: null
@@ -72,6 +73,8 @@ class Kind:
     projects: tuple[str, ...]
     head: str = ""
     pause: str = ""
+    endpoints: tuple[str, ...] = ()
+    """Names of its transfer locations: directories of the site's `endpoints`."""
 
 
 LOCAL = Kind(
@@ -96,7 +99,11 @@ class ServiceSite:
         self.slurm: Any = None  # a `slurm.Slurm`, where the site has one
         for folder in ("data", "log", "qsubmit"):
             (self.path / folder).mkdir(parents=True)
+        self.endpoints = {name: self.path / "endpoints" / str(uuid.uuid4()) for name in kind.endpoints}
+        for endpoint in self.endpoints.values():
+            endpoint.mkdir(parents=True)
         settings = SETTINGS.format(
+            transfers=json.dumps(self._transfers()),
             node=kind.node,
             runs=kind.runs,
             scheduler=kind.scheduler,
@@ -109,6 +116,17 @@ class ServiceSite:
             made = client.post("/sites/", json={"name": name, "path": str(self.path)}).raise_for_status().json()
         self.id = int(made["id"])
         (self.path / ".balsam-site").write_text(str(self.id))
+
+    def _transfers(self) -> dict[str, Any] | None:
+        return (
+            self.endpoints
+            and {
+                "transfer_locations": {name: f"globus://{folder.name}" for name, folder in self.endpoints.items()},
+                "globus_endpoint_id": str(uuid.uuid4()),
+                "globus_endpoint_site_path": str(self.path),
+                "service_period": 1,
+            }
+        ) or None
 
     def start(self) -> None:
         """Start the agent, and wait for its first sign of life as a whole."""
@@ -127,6 +145,7 @@ class ServiceSite:
             "PATH": programs,
             "PYTHONPATH": str(INSIDE),
             "BALSAM_SITE_PATH": str(self.path),
+            "BALSAM_TEST_ENDPOINTS": str(self.path / "endpoints"),
             "BALSAM_CLIENT_PATH": str(self.service.client_file),
             **self._environment,
         }

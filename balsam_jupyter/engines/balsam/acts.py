@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import BadInput, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
-from . import wire
+from . import transfers, wire
 from .rest import PAGE
 
 if TYPE_CHECKING:
@@ -158,10 +158,13 @@ def retry(engine: BalsamEngine, query: Query) -> int:
     """Make ended jobs that did not finish well (and, if named by state, those that did) run again."""
     states = ("FAILED", "USER_KILLED") if query.states is None else tuple(s for s in query.states if s in TERMINAL)
     ended = [job for job in found(engine, query) if job.state in states]
-    unfinished = _with_unfinished_parents(engine, [job.id for job in ended])
+    ids = [job.id for job in ended]
+    unfinished = _with_unfinished_parents(engine, ids)
+    staging = transfers.again(engine.rest, engine.store.con, ids)
 
     def again(job: Job) -> dict[str, Any]:
-        state = "AWAITING_PARENTS" if job.id in unfinished else "RESTART_READY" if job.attempts else "STAGED_IN"
+        first = "READY" if job.id in staging else "STAGED_IN"
+        state = "AWAITING_PARENTS" if job.id in unfinished else "RESTART_READY" if job.attempts else first
         data = {key: value for key, value in job.data.items() if not key.startswith("bj_")}
         return {
             "id": job.id, "state": state, "data": data, "state_data": {"message": "retried by the user"},

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BalsamJupyterError, NoAnswer, NotSignedIn
-from . import apps, mirror, queue, wire
+from . import apps, mirror, queue, transfers, wire
 from .mirror import Apply, Mirror
 from .rest import PAGE, Rest
 from .story import by_job
@@ -119,6 +119,9 @@ class Changes:
         if left and (changed or self._turn % 4 == 0 or queue.any_live(self._store.con)):
             changed += queue.read(self._rest, self._store, self._site, patience, self._turn)
             left -= 1
+        if left and self._turn % 2 == 0 and transfers.may_have_failed(self._store.con):
+            changed += transfers.fail(self._rest, self._store, self._site)
+            left -= 1
         if left and (self._suspect or self._turn % 2):
             self._compare(patience)
             left -= 1
@@ -158,7 +161,9 @@ class Changes:
             apply = Apply(con, time.time())
             apply.jobs(news, events)
             apply.done()
-        return apply.changed, 1 if events else 2
+        left = 1 if events else 2
+        elsewhere = [row for row in news if row["id"] not in before]
+        return apply.changed, left - transfers.learn(self._rest, self._store, self._site, elsewhere)
 
     def _events(self, ids: Iterable[int], patience: float = 0.0) -> list[dict[str, Any]]:
         wanted = [("job_id", one) for one in ids]
@@ -228,4 +233,5 @@ class Changes:
             here = {job_id for (job_id,) in con.execute("SELECT id FROM job")}
             Apply(con, time.time()).gone(here - ids)
             mirror.keep(con, "since", min(began, self._clock()) - OVERLAP_S)
+        transfers.learn(self._rest, self._store, self._site)
         queue.read_all(self._rest, self._store, self._site)

@@ -5,15 +5,19 @@ Also makes the fixed waits of an agent and a launcher shorter, since Balsam has 
 
 import os
 import shlex
+import shutil
 import socket
 import subprocess
+import uuid
 from multiprocessing.queues import Queue
+from pathlib import Path
 
 import psutil
 from balsam.platform.app_run.app_run import SubprocessAppRun
 from balsam.platform.compute_node import DefaultNode
 from balsam.platform.compute_node.compute_node import ComputeNode
 from balsam.platform.scheduler import LocalProcessScheduler, SlurmScheduler
+from balsam.platform.transfer import globus_transfer
 from balsam.schemas import SchedulerJobLog
 from balsam.util import SigHandler
 
@@ -31,6 +35,44 @@ def sooner(function):
 
 Queue.get = sooner(Queue.get)
 SigHandler.wait_until_exit = staticmethod(sooner(SigHandler.wait_until_exit))
+
+
+class LocalGlobus:
+    """Stands for Globus, a service that no test can reach: an endpoint is a directory of $BALSAM_TEST_ENDPOINTS.
+
+    One that has no directory there is this machine itself. As with Globus, a task is all or nothing, and says later
+    what became of it.
+    """
+
+    tasks = {}
+
+    def get_submission_id(self):
+        return {"value": str(uuid.uuid4())}
+
+    def submit_transfer(self, data):
+        here, there = (
+            Path(os.environ["BALSAM_TEST_ENDPOINTS"], data[f"{end}_endpoint"]) for end in ("source", "destination")
+        )
+        task = {"task_id": str(uuid.uuid4()), "status": "SUCCEEDED"}
+        for item in data["DATA"]:
+            source, target = under(here, item["source_path"]), under(there, item["destination_path"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                (shutil.copytree if item["recursive"] else shutil.copyfile)(source, target)
+            except OSError as error:
+                task |= {"status": "FAILED", "fatal_error": {"code": "NOT_FOUND", "description": str(error)}}
+        self.tasks[task["task_id"]] = task
+        return task
+
+    def get_task(self, number):
+        return self.tasks[number]
+
+
+def under(endpoint, path):
+    return Path(f"{endpoint}{path}") if endpoint.is_dir() else Path(path)
+
+
+globus_transfer.get_client = LocalGlobus
 
 
 class WideNode(DefaultNode):
