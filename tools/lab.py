@@ -24,7 +24,10 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 READY = """() => {
   const w = window.jupyterapp?.shell?.currentWidget, s = w?.sessionContext;
@@ -137,9 +140,13 @@ class Browser:
         self._browser.close()
         self._manager.__exit__(None, None, None)
 
+    def page(self) -> Page:
+        """A fresh page."""
+        return self._browser.new_page(viewport=self.viewport)
+
     def open(self, lab: Lab, notebook: str) -> Notebook:
         """Open a notebook of the server alone in a fresh page, and wait until its kernel is idle."""
-        page = self._browser.new_page(viewport=self.viewport)
+        page = self.page()
         if self.script:
             page.add_init_script(self.script)
         page.goto(f"{lab.url}doc/tree/{notebook}?token={lab.token}&reset")
