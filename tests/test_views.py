@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from balsam_jupyter import Site
 from balsam_jupyter.history import History
 from balsam_jupyter.models import TASK_STATES, Allocation, AllocationRequest
 from balsam_jupyter.monitor import Snapshot
@@ -86,3 +87,20 @@ print(check("http://example.org/ä", "iri"), check("no iri", "iri"), "lark" in s
     pytest.importorskip("rfc3987_syntax")
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.stdout == "True False True\n", ran.stderr
+
+
+def test_without_jupyter_a_view_is_text(site: Site) -> None:
+    script = f"""
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("IPython", "ipywidgets", "anywidget", "plotly", "traitlets"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Absent())
+from balsam_jupyter import BalsamExecutor, open_site
+print(BalsamExecutor(open_site({site.name!r})).dashboard())
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert told.stdout == "site here [####################] 0/0 done (no tasks)\n"

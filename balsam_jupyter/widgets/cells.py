@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import weakref
 from typing import Any, NamedTuple, Protocol
-
-from IPython.core.getipython import get_ipython
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())
@@ -34,9 +33,18 @@ _hooked: weakref.WeakSet[Any] = weakref.WeakSet()
 _running = False
 
 
+def _shell() -> Any:
+    """The IPython that runs here; None in a plain Python, which need not have it."""
+    if "IPython" not in sys.modules:
+        return None
+    from IPython.core.getipython import get_ipython
+
+    return get_ipython()
+
+
 def in_kernel() -> bool:
     """Whether this is a kernel, whose front end may show widgets."""
-    return getattr(get_ipython(), "kernel", None) is not None
+    return getattr(_shell(), "kernel", None) is not None
 
 
 def running() -> bool:
@@ -46,7 +54,7 @@ def running() -> bool:
 
 def cell() -> Cell:
     """The cell that runs now."""
-    kernel = getattr(get_ipython(), "kernel", None)
+    kernel = getattr(_shell(), "kernel", None)
     parent = kernel.get_parent() if kernel is not None else {}
     return Cell(str(parent.get("metadata", {}).get("cellId", "")), str(parent.get("header", {}).get("msg_id", "")))
 
@@ -65,7 +73,7 @@ def shown(view: Shown, where: Cell) -> None:
 
 def _hook() -> None:
     global _running
-    shell: Any = get_ipython()
+    shell = _shell()
     if shell is None or shell in _hooked:
         return
     _hooked.add(shell)

@@ -5,6 +5,7 @@ import { fill, h } from "./dom.js";
 export function taskSpan(seconds, coarse = false) {
   if (seconds === null || seconds === undefined) return "";
   if (coarse && seconds < 60) return `${Math.floor(seconds)} s`;
+  if (0 < seconds && seconds < 0.0005) return "< 1 ms";
   if (seconds < 0.9995) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
   if (seconds < 59.95) return `${seconds.toFixed(seconds < 9.995 ? 2 : 1)} s`;
   const whole = Math.round(seconds);
