@@ -222,8 +222,8 @@ class BalsamExecutor(ExecutorViews):
         workdir : str
             The work directory below ``data/libe_workflow/``; by default the app's name and the task's id.
         dry_run : bool
-            Store and run nothing; the task returned has the exact command line in `runline` and the added
-            environment in `env`.
+            Store and run nothing; the task returned has the exact command line in `runline` (of several lines, the
+            script that a shell runs) and the added environment in `env`.
         wait_on_start : bool
             Return when the task runs (or has ended).
         extra_args : mapping

@@ -6,7 +6,8 @@ A value's place in the text is marked by one NUL character, which neither a temp
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from shutil import which
 from typing import NoReturn
@@ -35,6 +36,13 @@ _SHELL_WORDS = frozenset((
 def shell() -> str:
     """Path of the shell that runs commands: bash if there is one, else sh."""
     return which("bash") or which("sh") or "/bin/sh"
+
+
+def as_read(argv: Sequence[str]) -> str:
+    """A command line as people read it, and as a shell takes it: of a script that a shell runs, the script."""
+    if len(argv) == 3 and argv[0].rpartition("/")[2] in ("bash", "sh") and argv[1] == "-c":
+        return argv[2]
+    return shlex.join(argv)
 
 
 def split_simple(text: str) -> list[list[str]] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from .api_job import outcome
 from .api_jobs import EVENTS_WAIT_S, changed_ids
 from .errors import BadInput, NotFound, TimeoutExpired
 from .models import TASK_STATE, TERMINAL, AppRecord, JobRow, JobSpec, Query
+from .shelltext import as_read
 from .tables import Tables
 
 log = logging.getLogger(__name__)
@@ -354,6 +354,6 @@ def unstored_task(site: Site, app: AppRecord, folder: str, spec: JobSpec) -> Bal
         scratch=spec.common.scratch,
     )  # fmt: skip
     argv, env = site.engine.command(row)
-    task = BalsamTask(row, site, None, shlex.join(argv), env)
+    task = BalsamTask(row, site, None, as_read(argv), env)
     log.info("Dry run of %s in %s: %s %s", app.name, folder, task.runline, env)
     return task

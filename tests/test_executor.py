@@ -224,6 +224,15 @@ def test_dry_run(exctr: BalsamExecutor, site: Site, caplog: pytest.LogCaptureFix
     assert task.runline in caplog.text
     assert task.done() and task.success and task.result() == "FINISHED" and task.value() is None
     assert task.process is None and task.dry_run
+
+    class Lines(ApplicationDefinition):
+        site = "here"
+        command_template = "for i in 1 2; do\n  echo $i {{ name }}\ndone"
+
+    exctr.register_app(Lines)
+    task = exctr.submit(app_name="Lines", app_args={"name": "it's"}, dry_run=True)
+    assert task.runline is not None and task.runline.startswith("for i in 1 2; do\n  echo $i 'it")
+    assert subprocess.check_output(["bash", "-c", task.runline], text=True) == "1 it's\n2 it's\n"
     assert not task.file_exists_in_workdir("job.out")
     assert Job.objects.count() == 0
     assert not (site.data_path / "libe_workflow").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import math
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from ..engines.search import Cells
 from ..errors import BalsamJupyterError, NotFound, many
 from ..failures import printable, telling_line
 from ..models import TASK_STATE, TERMINAL, JobRow, Query, Resources
+from ..shelltext import as_read
 from .live import Answer
 
 CELL = 80
@@ -132,7 +132,7 @@ class Tasks:
             return f"(not known: {error})", {}
         except Exception as error:  # a template, or what it calls, may raise anything
             return f"(not known: {type(error).__name__}: {error})", {}
-        return shlex.join(argv), environment
+        return as_read(argv), environment
 
     def _timeline(self, row: JobRow) -> list[dict[str, Any]]:
         """The states it was in, one after the other: since when, for how long, and what was said of it."""
