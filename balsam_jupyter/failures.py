@@ -105,8 +105,9 @@ class FailureGroup:
         The id of the first one's task.
     """
 
-    def __init__(self, site: Site, shape: str, failed: Sequence[JobRow]) -> None:
+    def __init__(self, site: Site, shape: str, failed: Sequence[JobRow], of_site: bool = False) -> None:
         self._site, self._row = site, failed[0]
+        self._first, self._of_site = failed[:FIRST_ROWS], of_site
         self.shape, self.return_code, self.count = shape, failed[0].return_code, len(failed)
         self.rows = tuple(row.id if row.row is None else row.row for row in failed[:FIRST_ROWS])
         self.example = failed[0].id
@@ -136,10 +137,14 @@ class FailureGroup:
 
     @property
     def title(self) -> str:
-        """How many, in which rows, and their return code."""
+        """How many, in which rows (of a site: of which ensembles), and their return code."""
         many = "1 task" if self.count == 1 else f"{self.count:,} tasks"
         more = ", …" if self.count > len(self.rows) else ""
-        rows = f"row{'s' if self.count > 1 else ''} {', '.join(map(str, self.rows))}{more}"
+        named: dict[str, list[int]] = {}
+        for row, number in zip(self._first, self.rows, strict=True):
+            what = "task" if row.row is None else "row"
+            named.setdefault(f"{what} of {row.ensemble}" if self._of_site and row.ensemble else what, []).append(number)
+        rows = ", ".join(_numbered(what, numbers) for what, numbers in named.items()) + more
         code = self.return_code
         ended = "never ran" if code is None else f"killed by signal {-code}" if code < 0 else f"return code {code}"
         return f"{many} ({rows}; {ended})"
@@ -184,7 +189,7 @@ class Failures(Sequence[FailureGroup]):
 
     @classmethod
     def among(cls, site: Site, query: Query, name: str, most: int | None = None) -> Failures:
-        """Those of the tasks that `query` names, of `most` of them at most; `name` is what they are called."""
+        """Those of the tasks that `query` names, of `most` of them at most; `name` is their ensemble, "" for a site."""
         rows = site.engine.jobs(replace(query, states=("FAILED",), limit=most))
         shape = _remembered(lambda line: shape_of(line))
         kind = _remembered(lambda error: shape(telling_line(error)))
@@ -192,7 +197,7 @@ class Failures(Sequence[FailureGroup]):
         for row in rows:
             found.setdefault((kind(row.error), row.return_code), []).append(row)
         ordered = sorted(found.items(), key=lambda each: -len(each[1]))  # of equal ones, the first to fail first
-        return cls(name, len(rows), tuple(FailureGroup(site, shape, some) for (shape, _), some in ordered))
+        return cls(name, len(rows), tuple(FailureGroup(site, shape, some, not name) for (shape, _), some in ordered))
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -249,6 +254,12 @@ class Failures(Sequence[FailureGroup]):
     def _repr_html_(self) -> str:
         groups = "".join(group._repr_html_() for group in self.groups[:SHOWN])
         return f"<div><b>{escape(self.title)}</b>{groups}<div>{escape(self._left_out())}</div></div>"
+
+
+def _numbered(what: str, numbers: Sequence[int]) -> str:
+    """``row 3``, ``rows 1, 2 of scan``."""
+    kind, _, whose = what.partition(" ")
+    return f"{kind}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}{whose and f' {whose}'}"
 
 
 def log_of(engine: Engine, job: JobRow, lines: int) -> str:

@@ -226,6 +226,16 @@ def test_an_app_that_changed_says_so(ens: Ensemble, exctr: BalsamExecutor) -> No
     assert "Raises has changed since this task ran" in done.stderr
 
 
+def test_those_of_a_site_say_of_which_ensembles(ens: Ensemble, exctr: BalsamExecutor) -> None:
+    other = exctr.submit_sweep("Raises", {"x": [0, 1]}, name="other").wait(SOON)
+    lone = exctr.submit(app_name="Raises", app_args={"x": 0})
+    lone.wait(SOON)
+    assert other.counts()["FAILED"] and lone.state == "FAILED"
+    told = Failures.among(exctr.site, Query(), "")
+    assert told[0].title == "5 tasks (rows 0, 4, 7, 8 of raises, row 1 of other; return code 1)"
+    assert told[1].title == f"5 tasks (rows 1, 3, 6 of raises, row 0 of other, task {lone.id}; return code 1)"
+
+
 def test_failures_are_as_of_when_they_were_asked_for(ens: Ensemble, exctr: BalsamExecutor) -> None:
     failures = ens.failures()
     assert isinstance(failures, Failures)

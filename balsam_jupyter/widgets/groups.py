@@ -84,7 +84,7 @@ class Groups:
                     return
 
     def _group(self, total: int) -> dict[str, Any]:
-        failures = Failures.among(self._site, self._query, "", MOST) if total else None
+        failures = Failures.among(self._site, self._query, self._query.ensemble or "", MOST) if total else None
         if failures is None:
             return {"total": 0, "of": 0, "groups": [], "more": 0}
         groups = [
