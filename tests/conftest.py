@@ -25,9 +25,22 @@ SETTINGS = "cores_per_node: 2\ngrace_period_s: 1\n"
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the Balsam service comes last: its sites never rest, and no other test is to run beside them."""
-    items.sort(key=lambda item: item.path.name.startswith(("test_balsam_", "test_anywhere")))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say what one worker runs: all that needs the browser, all that needs the Balsam service, else a file.
+
+    The two are begun with, since they take longest.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+    items.sort(key=lambda item: _group(item.path).endswith(".py"))
+
+
+def _group(file: Path) -> str:
+    if file.name.startswith(("test_balsam_", "test_anywhere")):
+        return "balsam"
+    return "browser" if file.parent.name == "browser" else file.name
 
 
 @pytest.fixture(scope="session", params=["mpich", "openmpi"])
