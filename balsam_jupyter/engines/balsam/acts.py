@@ -117,11 +117,12 @@ def _once_let_go(engine: BalsamEngine, known: list[Job], busy: Callable[[Job], b
 def _cannot(engine: BalsamEngine, runs: list[Job], killed: int) -> str:
     where = sorted({job.batch_job_id for job in runs if job.batch_job_id is not None})
     done = f"{many(killed, 'task')} that waited {'is' if killed == 1 else 'are'} killed. " if killed else ""
-    what = f"task {runs[0].id}, which runs" if len(runs) == 1 else f"{len(runs):,} tasks that run"
+    which = "runs or is about to" if len(runs) == 1 else "run or are about to"  # a launcher takes some beforehand
+    what = f"task {runs[0].id}, which {which}" if len(runs) == 1 else f"{len(runs):,} tasks that {which}"
     there = f" (in allocation {where[0]})" if len(where) == 1 else ""
     return (
         f"{done}Balsam cannot stop {what}{there}. Wait for the end, or end the allocation with all that runs in it: "
-        'kill(force="revoke").'
+        '--revoke, in Python kill(force="revoke").'
     )
 
 

@@ -295,7 +295,7 @@ def tell_of_update(store: Mirror, app: AppRecord) -> None:
     live = [one.id for one in records.allocations(store.con, unended=True) if one.state == "running"]
     if live:
         log.warning(
-            "App %s is updated. Allocation %s, where it has run it, goes on with it as it was; new ones take it as "
-            "it is now.",
-            app.name, listing(live),
+            "App %s is updated. Allocation %s, where it has run it, goes on with it as it was, also with what is "
+            "retried; a new one takes it as it is now: %%balsam_revoke %s, then %%balsam_allocate.",
+            app.name, listing(live), live[0] if len(live) == 1 else "ID",
         )  # fmt: skip
