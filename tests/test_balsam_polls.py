@@ -14,6 +14,8 @@ from balsam_jupyter.status import explain
 from .balsam_service.proxy import Proxy
 from .balsam_service.site import ServiceSite
 
+QUEUES = {"local": {"max_nodes": 1, "max_walltime": 60, "max_queued_jobs": 9}}
+
 
 class Hello(ApplicationDefinition):
     site = "default"
@@ -68,6 +70,28 @@ def test_a_silent_agent(bare_site: ServiceSite, signed_in: Path) -> None:
     site.close()
     assert "no sign of life for 14 min" in told
     assert "balsam site start" in told
+
+
+def test_who_opens_a_site_sees_allocations_asked_for_elsewhere(
+    bare_site: ServiceSite, signed_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_site(bare_site.name, engine="balsam").close()
+    with monkeypatch.context() as other, bare_site.service.client() as client:
+        other.setenv("BALSAM_JUPYTER_HOME", str(signed_in.parent / "elsewhere"))
+        site = open_site(bare_site.name, engine="balsam")
+        client.put(f"/sites/{bare_site.id}", json={"allowed_queues": QUEUES, "allowed_projects": ["local"]})
+        site.close()
+        site = open_site(bare_site.name, engine="balsam")
+        first, second = (BalsamExecutor(site).submit_allocation(site.id, 1, 10).id for _ in range(2))
+        site.close()
+    site = open_site(bare_site.name, engine="balsam")
+    assert [one.id for one in site.engine.allocations()] == [first, second]
+    site.close()
+    with bare_site.service.client() as client:
+        client.put(f"/batch-jobs/{first}", json={"state": "finished"}).raise_for_status()
+    site = open_site(bare_site.name, engine="balsam")
+    assert [one.state for one in site.engine.allocations()] == ["finished", "pending_submission"]
+    site.close()
 
 
 def test_twins_are_one_row(bare_site: ServiceSite, signed_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
