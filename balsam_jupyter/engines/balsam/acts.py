@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import BadInput, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
-from . import wire
+from . import apps, wire
 from .rest import PAGE
 
 if TYPE_CHECKING:
@@ -160,9 +160,11 @@ def retry(engine: BalsamEngine, query: Query) -> int:
     states = ("FAILED", "USER_KILLED") if query.states is None else tuple(s for s in query.states if s in TERMINAL)
     ended = [job for job in found(engine, query) if job.state in states]
     unfinished = _with_unfinished_parents(engine, [job.id for job in ended])
+    written = apps.with_inputs(engine.store, engine.apps(), (job.id for job in ended))
 
     def again(job: Job) -> dict[str, Any]:
-        state = "AWAITING_PARENTS" if job.id in unfinished else "RESTART_READY" if job.attempts else "STAGED_IN"
+        first = not job.attempts or job.id in written
+        state = "AWAITING_PARENTS" if job.id in unfinished else "STAGED_IN" if first else "RESTART_READY"
         data = {key: value for key, value in job.data.items() if not key.startswith("bj_")}
         return {
             "id": job.id, "state": state, "data": data, "state_data": {"message": "retried by the user"},

@@ -10,7 +10,7 @@ import logging
 import pickle
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -288,6 +288,16 @@ def create(rest: Rest, given: Mapping[str, Any]) -> dict[str, Any]:
                 updated: dict[str, Any] = rest.set("PUT", f"/apps/{found[0]['id']}", given)
                 return updated
     raise last
+
+
+def with_inputs(store: Mirror, known: Iterable[AppRecord], ids: Iterable[int]) -> set[int]:
+    """Those of these jobs whose apps write input files: before a retry they are written anew."""
+    rows = store.con.execute(
+        """SELECT job.id FROM job JOIN spec ON spec.id = spec_id
+           WHERE app_id IN (SELECT value FROM json_each(?)) AND job.id IN (SELECT value FROM json_each(?))""",
+        (json.dumps([app.id for app in known if app.inputs]), json.dumps(list(ids))),
+    )
+    return {number for (number,) in rows}
 
 
 def tell_of_update(store: Mirror, app: AppRecord) -> None:
