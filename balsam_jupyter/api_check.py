@@ -233,8 +233,8 @@ def allocation_request(
     nodes = positive_int("num_nodes", num_nodes)
     if nodes > site.nodes:
         raise BadInput(
-            f"num_nodes={nodes} is more than site {site.name!r} has ({_nodes(site.nodes)}; "
-            "`nodes` in its settings.yml says how many)."
+            f"num_nodes={nodes} is more than site {site.name!r} has ({_nodes(site.nodes)}; its settings.yml says how "
+            "many: `nodes`, or `max_nodes` of the queues of a Balsam site)."
         )
     minutes = positive("wall_time_min", wall_time_min)
     for name, value in (("queue", queue), ("project", project)):

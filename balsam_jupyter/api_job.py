@@ -135,7 +135,7 @@ class Job(Model):
         max_retries: int = 0,
         on_parent_failure: str = "fail",
         scratch: bool = False,
-        site_name: str | None = None,
+        site_name: str | Site | None = None,
     ) -> None:
         super().__init__()
         self._site = existing_site(site_name)

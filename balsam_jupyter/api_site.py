@@ -128,6 +128,12 @@ class Site(Model):
     def _read(self, name: str) -> Any:
         return getattr(self._record, name)
 
+    def __repr__(self) -> str:
+        unknown = () if self.cores_per_node else ("cores_per_node", "gpus_per_node")
+        shown = {"id": self.id, "name": self.name, "engine": self._kind}  # a name may be known to both engines
+        shown |= {name: getattr(self, name) for name in self._fields if name not in (*shown, *unknown)}
+        return f"Site({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Site) and (self._kind, self.id, self.path) == (other._kind, other.id, other.path)
 

@@ -268,12 +268,18 @@ def log_of(engine: Engine, job: JobRow, lines: int) -> str:
     # An error is often the end of the log, and longer than what is asked for.
     end = printable(engine.output(job.id, lines + len(error))).rstrip("\n")
     added = [line for line in error if line.strip() not in end]
-    nothing = "(it has not run)" if not job.attempts else "(its log is empty)"
-    if job.scratch and job.state == "JOB_FINISHED":
-        nothing = "(a scratch task's directory, and its log with it, goes when it finishes well)"
-    shown = [*(end.splitlines() or ([] if added else [nothing])), *added][-lines:]
+    shown = [*(end.splitlines() or ([] if added else [f"({no_log(engine, job)})"])), *added][-lines:]
     code = "" if job.return_code is None else f", return code {job.return_code}"
     return "\n".join([f"task {job.id} ({job.app_name}, {job.state}{code}) in {job.workdir}:", *shown])
+
+
+def no_log(engine: Engine, job: JobRow) -> str:
+    """Why there is nothing to show of a task's log."""
+    if job.scratch and job.state == "JOB_FINISHED":
+        return "a scratch task's directory, and its log with it, goes when it finishes well"
+    if not job.attempts:
+        return "it has not run"
+    return "its log is empty" if engine.site.here else f"its log is at site {engine.site.name!r}, not on this machine"
 
 
 def _remembered(function: Callable[[str], str]) -> Callable[[str], str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .engines.base import Engine
 
 _ENDS_S = 30.0
+_GIVEN_UP = ("FAILED", "USER_KILLED")
 
 
 class EnsemblePlaces(EnsembleViews):
@@ -61,8 +62,8 @@ class EnsemblePlaces(EnsembleViews):
     def move_to(self, site: Site | Any) -> Any:
         """Go on at another site, of this engine or another: what has not finished is submitted there.
 
-        Its rows here that have not ended are killed. There the ensemble has the same name, all its rows, and what those
-        that finished yielded; their directories stay here, and so does what this handle is of.
+        Its rows here that have not ended are killed; moved back, they go on. There the ensemble has the same name, all
+        its rows, and what those that finished yielded; their directories stay here, and so does what this handle is of.
 
         Parameters
         ----------
@@ -119,10 +120,19 @@ def move(here: Site, record: EnsembleRecord, there: Site) -> EnsembleRecord:
         return JobSpec(commons[wants], row.parameters, "", keys[row.id], row.data or None, row=row.row)
 
     submitted = there.engine.submit(map(spec, unfinished), None if known else moved)
-    commons.clear()
     done = [row for row in rows if row.state == "JOB_FINISHED"]
+    if known:
+        _go_on(there.engine, moved, submitted.ids, [keys[row.id] for row in done])
+    commons.clear()
     there.engine.adopt([(spec(row), row) for row in done], submitted.ids[0])
     return record_of(there, moved.name)
+
+
+def _go_on(engine: Engine, record: EnsembleRecord, unfinished: Iterable[int], done: Sequence[bytes]) -> None:
+    """Of rows that were given up at a site where they were before: these run again, those have finished elsewhere."""
+    engine.update(Query(ids=tuple(unfinished), states=_GIVEN_UP), "RESTART_READY")
+    if superseded := engine.row_ids(record.name, record.generation, done):
+        engine.delete(Query(ids=tuple(superseded.values()), states=_GIVEN_UP))
 
 
 def _origin(site: Site) -> dict[str, Any]:

@@ -19,6 +19,7 @@ _PROCESSED = ("READY", "STAGED_IN", "RUN_ERROR", "RUN_TIMEOUT")
 _SHOWN = 6
 _SAMPLES = 100
 _REASONS = 2
+_LATE_S = 120.0
 PATIENCE_S = 60.0
 """Tasks that wait beside others that run are not spoken of before."""
 
@@ -99,7 +100,7 @@ def explain(engine: Engine, ensemble: str | None = None) -> Status:
         why, stuck = _why(engine, ensemble, states, allocations, live)
     never = _never(engine, ensemble, live) if counts["WAITING"] and live and not stuck else ""
     notice = ""
-    if silence := engine.silence:
+    if (silence := engine.silence) and silence[1] not in why:
         notice = f"What is known is {_time(silence[0])} old: {silence[1]}"
     return Status(engine.site.name, ensemble, counts, shown, why, stuck, notice, never)
 
@@ -160,7 +161,9 @@ def _why(
         return f"allocation {queued.id} is {queued.state.replace('_', ' ')}{before}.", False
     if ensemble is not None and task_counts(engine.count(Query()))["RUNNING"]:
         return f"allocation {first.id} is busy with other tasks; these come after them.", False
-    return f"allocation {first.id} has its nodes and is about to start them.", False
+    since = time.time() - (first.start_time or time.time())
+    late = (f" for {_time(since)}", "; if it does not, log/ of the site says why") if since > _LATE_S else ("", "")
+    return f"allocation {first.id} has its nodes{late[0]} and is about to start them{late[1]}.", False
 
 
 def _never(engine: Engine, ensemble: str | None, live: Sequence[Allocation]) -> str:
@@ -187,6 +190,8 @@ def _hooks(engine: Engine) -> str:
     running = engine.hooks()
     now = time.time()
     named = [f"{run.hook}() of job {run.job_id} for {_time(max(0.0, now - run.since))}" for run in running[:_SHOWN]]
+    if not engine.runs_here:
+        return "; the site's agent sees to them"
     return f"; running now: {', '.join(named)}" if named else ", and run now"
 
 

@@ -271,3 +271,21 @@ def test_work_moves_to_another_site(exctr: BalsamExecutor, tmp_path: Path) -> No
     assert table["runtime_s"].tolist()[:3] == times
     assert other.wait(SOON).to_dataframe()["state"].tolist() == ["FINISHED", "FINISHED"]
     assert exctr.submit_sweep("Divide", {"a": [1.0, 5.0], "b": [4.0]}, name=study).new == 1
+
+
+def test_work_comes_back_from_another_site(exctr: BalsamExecutor, tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    with opened("embedded", tmp_path) as laptop:
+        here = BalsamExecutor(laptop)
+        here.register_app(Divide)
+        here.register_app(Script)
+        begun = here.submit_sweep("Script", [{"text": f"test -e {flag}"}, {"text": "echo"}], name=name())
+        there = begun.move_to(exctr.site).wait(SOON)
+        assert begun.counts()["USER_KILLED"] == 2
+        times = there.to_dataframe()["runtime_s"].tolist()[1:]
+        flag.touch()
+        back = there.move_to(laptop)
+        assert back.counts()["WAITING"] == 1 and back.counts()["FINISHED"] == 1
+        here.submit_allocation(laptop.id, 1, 10, job_mode="serial")
+        table = back.wait(SOON).to_dataframe()
+    assert table["state"].tolist() == ["FINISHED", "FINISHED"] and table["runtime_s"].tolist()[1:] == times

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, open_site
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, open_site, status
+from balsam_jupyter.engines.balsam import queue
 from balsam_jupyter.models import Query
 from balsam_jupyter.status import explain
 
 from .balsam_service.proxy import Proxy
 from .balsam_service.site import ServiceSite
+
+QUEUES = {"local": {"max_nodes": 1, "max_walltime": 60, "max_queued_jobs": 9}}
 
 
 class Hello(ApplicationDefinition):
@@ -68,6 +71,52 @@ def test_a_silent_agent(bare_site: ServiceSite, signed_in: Path) -> None:
     site.close()
     assert "no sign of life for 14 min" in told
     assert "balsam site start" in told
+
+
+def test_what_comes_next_and_who_is_waited_for(
+    bare_site: ServiceSite, signed_in: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(queue, "_TELL_S", 0.1)
+    with bare_site.service.client() as client:
+        client.put(f"/sites/{bare_site.id}", json={"allowed_queues": QUEUES, "allowed_projects": ["local"]})
+        site = open_site(bare_site.name, engine="balsam")
+        exctr = BalsamExecutor(site)
+        exctr.register_app(Hello, app_name="hello")
+        tasks = exctr.submit_sweep("hello", Sweep.grid(number=range(3)), name="rows").tasks()
+        allocation = exctr.submit_allocation(site.id, 1, 10)
+        assert "come first; the site's agent sees to them" in explain(site.engine).why
+        bare_site.report([task.id for task in tasks], "PREPROCESSED")
+        client.put(f"/batch-jobs/{allocation.id}", json={"state": "running", "scheduler_id": 1}).raise_for_status()
+        site.engine.refresh(now=True)
+        site.engine.refresh(now=True)
+    assert explain(site.engine).why.endswith("has its nodes and is about to start them.")
+    monkeypatch.setattr(status, "_LATE_S", 0.0)
+    assert "about to start them; if it does not, log/ of the site says why." in explain(site.engine).why
+    assert not exctr.revoke_allocation(allocation, timeout=1)
+    assert f"Waiting until site {site.name} has ended allocation {allocation.id}, 1 s at most." in caplog.text
+    site.close()
+
+
+def test_who_opens_a_site_sees_allocations_asked_for_elsewhere(
+    bare_site: ServiceSite, signed_in: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_site(bare_site.name, engine="balsam").close()
+    with monkeypatch.context() as other, bare_site.service.client() as client:
+        other.setenv("BALSAM_JUPYTER_HOME", str(signed_in.parent / "elsewhere"))
+        site = open_site(bare_site.name, engine="balsam")
+        client.put(f"/sites/{bare_site.id}", json={"allowed_queues": QUEUES, "allowed_projects": ["local"]})
+        site.close()
+        site = open_site(bare_site.name, engine="balsam")
+        first, second = (BalsamExecutor(site).submit_allocation(site.id, 1, 10).id for _ in range(2))
+        site.close()
+    site = open_site(bare_site.name, engine="balsam")
+    assert [one.id for one in site.engine.allocations()] == [first, second]
+    site.close()
+    with bare_site.service.client() as client:
+        client.put(f"/batch-jobs/{first}", json={"state": "finished"}).raise_for_status()
+    site = open_site(bare_site.name, engine="balsam")
+    assert [one.state for one in site.engine.allocations()] == ["finished", "pending_submission"]
+    site.close()
 
 
 def test_twins_are_one_row(bare_site: ServiceSite, signed_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:

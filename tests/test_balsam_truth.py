@@ -76,6 +76,19 @@ def test_what_would_never_run_is_refused(exctr: BalsamExecutor, balsam_site: Ser
             refused()
 
 
+def test_which_queue_and_which_project(bare_site: ServiceSite, tmp_path: Path) -> None:
+    limits = {"max_nodes": 1, "max_walltime": 60, "max_queued_jobs": 9}
+    has = {"allowed_queues": {"main": limits, "short": limits}, "allowed_projects": ["physics", "chemistry"]}
+    with bare_site.service.client() as client:
+        client.put(f"/sites/{bare_site.id}", json=has).raise_for_status()
+    with opened("balsam", tmp_path, bare_site) as site:
+        executor = BalsamExecutor(site)
+        with pytest.raises(BadInput, match=r"Which queue\? Site .* has main, short: -q NAME, or queue=NAME"):
+            executor.submit_allocation(site.id, 1, 10)
+        with pytest.raises(BadInput, match=r"Which project\? Site .* has physics, chemistry: -A NAME"):
+            executor.submit_allocation(site.id, 1, 10, queue="main")
+
+
 def test_a_silent_agent_is_told_of(exctr: BalsamExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     naps = exctr.submit_sweep("Nap", {"seconds": [1]}, name=f"nap-{secrets.token_hex(3)}")
     assert "Ask for one: %balsam_allocate" in explain(exctr.site.engine, naps.name).why

@@ -19,10 +19,10 @@ from .sites import app, site
 def main() -> None:
     """Sites, apps, jobs and allocations of balsam-jupyter on a terminal.
 
-    Every command takes --site NAME or --site DIRECTORY; without it, it is for the site whose directory you are in,
-    else for the one BALSAM_SITE_PATH names, else for the site 'default'. With --json, a command prints one JSON
-    document. The exit code is 0, 1 (it could not be done, or a check found faults) or 2 (a mistake on the command
-    line).
+    Every command takes --site NAME, --site DIRECTORY or, for a site of a Balsam service, --site balsam:NAME; without
+    it, it is for the site whose directory you are in, else for the one BALSAM_SITE_PATH names, else for the site
+    'default'. With --json, a command prints one JSON document. The exit code is 0, 1 (it could not be done, or a
+    check found faults) or 2 (a mistake on the command line).
     """
 
 

@@ -162,7 +162,8 @@ def _at_site(command: F, lenient: bool) -> F:
     return wrapped  # type: ignore[return-value]
 
 
-_REMOTE = "balsam:"
+REMOTE = "balsam:"
+"""Before the name of a site of a Balsam service."""
 
 
 def meant(where: str | None, lenient: bool = False) -> Site:
@@ -179,8 +180,8 @@ def meant(where: str | None, lenient: bool = False) -> Site:
     """
     from ..api_site import opened
 
-    if where is not None and where.startswith(_REMOTE):
-        return opened("balsam", where.removeprefix(_REMOTE), None, lenient)
+    if where is not None and where.startswith(REMOTE):
+        return opened("balsam", where.removeprefix(REMOTE), None, lenient)
     name, folder = _named(where)
     site = opened("embedded", name, folder, lenient)
     if site.engine.trouble:
@@ -190,7 +191,7 @@ def meant(where: str | None, lenient: bool = False) -> Site:
 
 def _named(where: str | None) -> tuple[str | None, str | None]:
     """Name or directory of the site meant."""
-    from ..engines.base import registered_site, site_around
+    from ..engines.base import registered_site, site_around, sites
 
     if where is None:
         here = site_around("embedded", Path.cwd())
@@ -201,7 +202,12 @@ def _named(where: str | None) -> tuple[str | None, str | None]:
         try:
             ref: int | str = int(where) if where.isdecimal() else where
             return registered_site("embedded", ref), None
-        except NotFound:
+        except NotFound as error:
+            if any(where == one.name for one in sites("balsam")):
+                raise NotFound(
+                    f"There is no site {where!r} on this machine; --site {REMOTE}{where} is the one of "
+                    "your Balsam service."
+                ) from error
             if not Path(where).is_dir():
                 raise
     folder = Path(where).expanduser().resolve()

@@ -257,7 +257,7 @@ def job_create(
         launch_params=pairs(launch_params, "-lp"),
         parent_ids=parents,
         transfers=pairs(transfers, "-s", "SLOT=LOCATION:PATH"),
-        site_name=site.name,
+        site_name=site,
         **wants,
     )
     made.save()
@@ -354,14 +354,16 @@ def job_logs(site: Site, what: str, follow: bool, tail: int | None) -> Shown | N
             raise BadInput("--follow has no end to make a JSON document of; leave one of the two out.")
         return Shown({"id": row.id, "state": row.state, "log": site.engine.output(row.id, tail)})
     if not follow and not site.engine.read_output(row.id, 0, 1):
-        click.echo(_no_log(row), err=True)
+        click.echo(_no_log(site, row), err=True)
     with contextlib.suppress(KeyboardInterrupt):  # the way to leave --follow
         _print_log(site, row, tail, follow)
     return None
 
 
-def _no_log(row: JobRow) -> str:
+def _no_log(site: Site, row: JobRow) -> str:
     what = "wrote nothing to its log" if row.attempts else "has no log, for it has not run"
+    if row.attempts and not site.engine.site.here:
+        what = f"has its log at site {site.name!r}, not on this machine"
     return f"Job {row.id} ({row.state}) {what}." + (f"\n{row.error.rstrip()}" if row.error else "")
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .common import Group, Shown, at_any_site, at_site, capped, limit_option, shows, wide_option
+from .common import REMOTE, Group, Shown, at_any_site, at_site, capped, limit_option, shows, wide_option
 
 if TYPE_CHECKING:
     from ..api import Site
-    from ..models import AppRecord
+    from ..models import AppRecord, SiteRecord
 
 
 @click.group(cls=Group)
@@ -25,14 +25,20 @@ def site() -> None:
 @limit_option
 @shows
 def site_ls(limit: int | None) -> Shown:
-    """List the sites of this user."""
+    """List the sites of this user, and those of a Balsam service that were opened here."""
     from ..engines.base import sites
 
-    found = sites("embedded")
+    found = [*sites("embedded"), *(replace(one, name=REMOTE + one.name) for one in sites("balsam"))]
     shown, left_out = capped(found, limit)
-    rows = [[one.id, one.name, one.path, "" if Path(one.path).is_dir() else "gone"] for one in shown]
+    rows = [[one.id, one.name, one.path, _note(one)] for one in shown]
     listed = [{"id": one.id, "name": one.name, "path": one.path} for one in shown]
     return Shown({"sites": listed, "left_out": left_out}, ("id", "name", "path", "note"), rows, (), left_out)
+
+
+def _note(record: SiteRecord) -> str:
+    if record.name.startswith(REMOTE):
+        return "" if record.here else "elsewhere"
+    return "" if Path(record.path).is_dir() else "gone"
 
 
 @site.command("init")

@@ -365,6 +365,13 @@ def sites(kind: str) -> list[SiteRecord]:
     return []
 
 
+def signed_in() -> bool:
+    """Whether the user has signed in to a Balsam service."""
+    from .balsam.signin import client_file
+
+    return client_file().exists()
+
+
 def registered_site(kind: str, ref: int | str) -> str:
     """The name of a site of that kind that exists already, from its name or id; for when none is open yet.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from ..engines.base import signed_in, sites
 from ..errors import BadInput
 from . import appcell
 from .grammar import FLAG, PAIR, argument, option
@@ -11,6 +13,8 @@ from .line import Asked
 from .magic import magic
 from .report import Report, Table
 from .session import Session
+
+log = logging.getLogger(__name__)
 
 
 @magic(
@@ -33,7 +37,14 @@ def balsam_site(session: Session, asked: Asked) -> Any:
 
     if asked.name is asked.path is asked.engine is None:
         return session.site
-    return open_site(asked.name, asked.path, asked.engine or "embedded")
+    here = {"default", None, *(one.name for one in sites("embedded"))}
+    opened = open_site(asked.name, asked.path, asked.engine or "embedded")
+    if asked.engine is asked.path is None and asked.name not in here and signed_in():
+        log.warning(
+            "Site %r is new, on this machine; the one of that name at your Balsam service is %%balsam_site %s "
+            "--engine balsam.", asked.name, asked.name,
+        )  # fmt: skip
+    return opened
 
 
 @magic(

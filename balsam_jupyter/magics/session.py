@@ -41,7 +41,7 @@ class Session:
             If its directory was deleted or moved: the open file would still answer, of what nobody else sees.
         """
         site = existing_site()
-        if site.path and not Path(site.path).exists():
+        if site.engine.runs_here and not Path(site.path).exists():
             raise SiteError(
                 f"The directory of site {site.name!r}, {site.path}, is gone: open the site where it is now, "
                 "%balsam_site NAME --path DIR, or another one."

@@ -10,7 +10,7 @@ import traitlets
 
 from .. import codec
 from ..errors import BadInput, NotFound
-from ..failures import printable
+from ..failures import no_log, printable
 from ..models import TASK_STATE, EnsembleRecord, JobRow, Query
 from ..tables import last_lines
 from .columns import shown
@@ -104,7 +104,5 @@ def _listed(stored: str | bytes | None) -> list[tuple[str, str]]:
 
 
 def _log(site: Site, row: JobRow) -> str:
-    if row.scratch and row.state == "JOB_FINISHED":
-        return "(a scratch task's log goes with its directory when it has finished well)"
     log = printable(site.engine.output(row.id, LOG_LINES)).rstrip("\n")
-    return log or ("(its log is empty)" if row.attempts else "(it has not run)")
+    return log or f"({no_log(site.engine, row)})"

@@ -91,6 +91,7 @@ class Tasks:
         return {
             "id": row.id,
             "row": row.row,
+            "there": "" if self.site.engine.site.here else text(self.site.name),
             "app": text(row.app_name),
             "ensemble": text(row.ensemble or ""),
             "state": TASK_STATE[row.state],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import BadInput, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
-from . import transfers, wire
+from . import apps, transfers, wire
 from .rest import PAGE
 
 if TYPE_CHECKING:
@@ -117,11 +117,12 @@ def _once_let_go(engine: BalsamEngine, known: list[Job], busy: Callable[[Job], b
 def _cannot(engine: BalsamEngine, runs: list[Job], killed: int) -> str:
     where = sorted({job.batch_job_id for job in runs if job.batch_job_id is not None})
     done = f"{many(killed, 'task')} that waited {'is' if killed == 1 else 'are'} killed. " if killed else ""
-    what = f"task {runs[0].id}, which runs" if len(runs) == 1 else f"{len(runs):,} tasks that run"
+    which = "runs or is about to" if len(runs) == 1 else "run or are about to"  # a launcher takes some beforehand
+    what = f"task {runs[0].id}, which {which}" if len(runs) == 1 else f"{len(runs):,} tasks that {which}"
     there = f" (in allocation {where[0]})" if len(where) == 1 else ""
     return (
         f"{done}Balsam cannot stop {what}{there}. Wait for the end, or end the allocation with all that runs in it: "
-        'kill(force="revoke").'
+        '--revoke, in Python kill(force="revoke").'
     )
 
 
@@ -161,10 +162,11 @@ def retry(engine: BalsamEngine, query: Query) -> int:
     ids = [job.id for job in ended]
     unfinished = _with_unfinished_parents(engine, ids)
     staging = transfers.again(engine.rest, engine.store.con, ids)
+    written = apps.with_inputs(engine.store, engine.apps(), ids)
 
     def again(job: Job) -> dict[str, Any]:
-        first = "READY" if job.id in staging else "STAGED_IN"
-        state = "AWAITING_PARENTS" if job.id in unfinished else "RESTART_READY" if job.attempts else first
+        ran = "STAGED_IN" if not job.attempts or job.id in written else "RESTART_READY"
+        state = "AWAITING_PARENTS" if job.id in unfinished else "READY" if job.id in staging else ran
         data = {key: value for key, value in job.data.items() if not key.startswith("bj_")}
         return {
             "id": job.id, "state": state, "data": data, "state_data": {"message": "retried by the user"},

@@ -10,7 +10,7 @@ import logging
 import pickle
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import lru_cache
 from hashlib import blake2b
@@ -290,12 +290,22 @@ def create(rest: Rest, given: Mapping[str, Any]) -> dict[str, Any]:
     raise last
 
 
+def with_inputs(store: Mirror, known: Iterable[AppRecord], ids: Iterable[int]) -> set[int]:
+    """Those of these jobs whose apps write input files: before a retry they are written anew."""
+    rows = store.con.execute(
+        """SELECT job.id FROM job JOIN spec ON spec.id = spec_id
+           WHERE app_id IN (SELECT value FROM json_each(?)) AND job.id IN (SELECT value FROM json_each(?))""",
+        (json.dumps([app.id for app in known if app.inputs]), json.dumps(list(ids))),
+    )
+    return {number for (number,) in rows}
+
+
 def tell_of_update(store: Mirror, app: AppRecord) -> None:
     """Say that what runs keeps the app as it was."""
     live = [one.id for one in records.allocations(store.con, unended=True) if one.state == "running"]
     if live:
         log.warning(
-            "App %s is updated. Allocation %s, where it has run it, goes on with it as it was; new ones take it as "
-            "it is now.",
-            app.name, listing(live),
+            "App %s is updated. Allocation %s, where it has run it, goes on with it as it was, also with what is "
+            "retried; a new one takes it as it is now: %%balsam_revoke %s, then %%balsam_allocate.",
+            app.name, listing(live), live[0] if len(live) == 1 else "ID",
         )  # fmt: skip

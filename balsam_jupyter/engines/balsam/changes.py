@@ -116,7 +116,11 @@ class Changes:
         if left and time.monotonic() - self._site_read > _SITE_S:
             self._read_site(patience)
             left -= 1
-        if left and (changed or self._turn % 4 == 0 or queue.any_live(self._store.con)):
+        if self._turn == 1:  # whoever opens the site is told of allocations that were asked for elsewhere
+            turns = (1, 0) if queue.any_live(self._store.con) else (0,)
+            changed += sum(queue.read(self._rest, self._store, self._site, patience, turn) for turn in turns)
+            left = max(0, left - len(turns))
+        elif left and (changed or self._turn % 4 == 0 or queue.any_live(self._store.con)):
             changed += queue.read(self._rest, self._store, self._site, patience, self._turn)
             left -= 1
         if left and self._turn % 2 == 0 and transfers.may_have_failed(self._store.con):

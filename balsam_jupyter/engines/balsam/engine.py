@@ -312,18 +312,20 @@ class BalsamEngine(PageCalls, Refused):
         """The job's directory, where it can be seen from this machine."""
         return Path(self.site.path) / "data" / self._job(job_id).workdir if self.site.here else None
 
-    def read_file(self, job_id: int, path: str) -> bytes:
+    def _folder(self, job_id: int) -> Path:
         folder = self._workdir(job_id)
         if folder is None:
             raise Unsupported(
                 f"The files of site {self.site.name!r} are on its own machine: a transfer slot (direction 'out') "
                 "brings some here, and `outputs` of the app bring values."
             )
-        return files.read(folder, path)
+        return folder
+
+    def read_file(self, job_id: int, path: str) -> bytes:
+        return files.read(self._folder(job_id), path)
 
     def file_exists(self, job_id: int, path: str) -> bool:
-        folder = self._workdir(job_id)
-        return folder is not None and files.below(folder, path).exists()
+        return files.below(self._folder(job_id), path).exists()
 
     def output(self, job_id: int, tail: int | None = None) -> str:
         folder = self._workdir(job_id)

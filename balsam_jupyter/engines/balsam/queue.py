@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 import time
 from dataclasses import asdict
@@ -18,11 +19,14 @@ from .rest import LostAnswer, Rest
 if TYPE_CHECKING:
     from .engine import BalsamEngine
 
+log = logging.getLogger(__name__)
+
 LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 _LIVES = f"state IN ({','.join('?' * len(LIVE))})"
 _MOST = 200
 _PATIENCE_S = 20.0
 _LOOK_S = 0.5
+_TELL_S = 3.0
 _NO_REASONS = ("submit_script", "submit_time", "error_time")
 _TELLING = ("num_nodes", "wall_time_min", "job_mode", "queue", "project", "filter_tags")
 
@@ -117,7 +121,8 @@ def create(rest: Rest, body: dict[str, Any]) -> dict[str, Any]:
 
 def revoke(engine: BalsamEngine, allocation_id: int, timeout: float) -> bool:
     """Give an allocation back; whether it has ended. One that the scheduler does not know yet is waited for first."""
-    deadline, asked = time.monotonic() + timeout, False
+    began = time.monotonic()
+    deadline, asked, told = began + timeout, False, False
     while True:
         _, rows = engine.rest.page("/batch-jobs/", [("id", allocation_id)])
         if not rows:
@@ -138,4 +143,9 @@ def revoke(engine: BalsamEngine, allocation_id: int, timeout: float) -> bool:
             return True
         if time.monotonic() > deadline:
             return False
+        if not told and time.monotonic() - began > _TELL_S:
+            told = True
+            log.warning(
+                "Waiting until site %s has ended allocation %s, %g s at most.", engine.site.name, allocation_id, timeout
+            )
         time.sleep(_LOOK_S)

@@ -13,11 +13,14 @@ import pickle
 import shlex
 import shutil
 import sys
+import time
 import types
 from pathlib import Path
 from typing import Any
 
 PACKAGE = "_balsam_jupyter"
+LOOK_S = 1.0
+"""How long an agent believes that an app is as it knows it, for jobs of a version that it has seen."""
 
 
 def application(spec: str, payload: bytes | None, texts: dict[str, str]) -> Any:
@@ -39,9 +42,9 @@ def application(spec: str, payload: bytes | None, texts: dict[str, str]) -> Any:
         "__init__": lambda self, job: setattr(self, "job", Job.around(job)),
         "__getattr__": lambda self, name: box.attribute(self, name),
         "shell_preamble": lambda self: box.preamble(self),
-        "preprocess": lambda self: box.preprocess(self),
-        "postprocess": lambda self: box.postprocess(self),
-        "handle_error": lambda self: box.handle_error(self),
+        "preprocess": lambda self: box.call(self, "preprocess"),
+        "postprocess": lambda self: box.call(self, "postprocess"),
+        "handle_error": lambda self: box.call(self, "handle_error"),
     }
     if given["python_exe"]:
         attributes["python_exe"] = given["python_exe"]
@@ -93,6 +96,27 @@ class Box:
         self.given, self.payload, self.texts = given, payload, texts
         self._parts: dict[str, Any] | None = None
         self._template: Any = None
+        self._looked = float("-inf")
+        self._versions: set[str] = set()
+
+    def call(self, app: Any, name: str) -> None:
+        """Do what is to be done around a run, as the app is now."""
+        newer = self._newer(app)
+        getattr(self, name)(app) if newer is None else getattr(newer, name)()
+
+    def _newer(self, app: Any) -> Any:
+        """The app in its class of now, if it was updated: a site's agent runs for days, and loads each class once."""
+        base = importlib.import_module("balsam._api.app").ApplicationDefinition
+        version, now = (app.job.tags or {}).get("bj_version", ""), time.monotonic()
+        if version in self._versions and now - self._looked < LOOK_S:
+            return None
+        self._versions.add(version)
+        self._looked = now
+        row = base._App.objects.get(id=app.job.app_id)
+        if row.serialized_class == type(app)._serialized_class:
+            return None
+        cls = base._app_id_cache[app.job.app_id] = base.from_serialized(row)
+        return cls(app.job)
 
     def module(self, name: str) -> Any:
         """One of our modules."""
@@ -187,7 +211,7 @@ class Box:
         return bool(app.job.state != before)
 
     def preprocess(self, app: Any) -> None:
-        """Write the input files, then call the app's own."""
+        """Write the input files, then call the app's own, unless this is a retry of a run that failed."""
         for name, source in self.given["inputs"].items():
             file = Path(name)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +222,8 @@ class Box:
                 file.write_text(self.module("templates").render_text(source["template"], values), encoding="utf-8")
             else:
                 file.write_text(source["text"], encoding="utf-8")
-        if not ("preprocess" in self.given["hooks"] and self.hook(app, "preprocess")):
+        first = app.job.return_code is None
+        if not (first and "preprocess" in self.given["hooks"] and self.hook(app, "preprocess")):
             app.job.state = "PREPROCESSED"
 
     def postprocess(self, app: Any) -> None:

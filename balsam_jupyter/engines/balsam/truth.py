@@ -123,6 +123,11 @@ def request(engine: BalsamEngine, asked: AllocationRequest) -> dict[str, Any]:
         (queue,) = queues
     if project in DEFAULTS and project not in projects and len(projects) == 1:
         (project,) = projects
+    for what, option, one, known in (("queue", "-q", queue, queues), ("project", "-A", project, projects)):
+        if one in DEFAULTS and known and one not in known:
+            raise BadInput(
+                f"Which {what}? Site {engine.site.name!r} has {listing(known)}: {option} NAME, or {what}=NAME."
+            )
     if queues and queue not in queues:
         raise BadInput(
             f"Site {engine.site.name!r} has no queue {queue!r}; it has {listing(queues)}.{nearest(queue, queues)}"

@@ -83,7 +83,7 @@ export function openDetail(root, link, id, { palette = {}, onclose = () => {}, o
     const parts = [];
     if (log.first > 0) parts.push(`from byte ${log.first.toLocaleString("en")} on`);
     if (writer.dropped) parts.push(`${writer.dropped.toLocaleString("en")} lines before these left out`);
-    if (!paper.childElementCount) parts.push(task.scratch ? "gone with the directory of this scratch task" : task.attempts ? "empty" : "it has not run");
+    if (!paper.childElementCount) parts.push(task.scratch ? "gone with the directory of this scratch task" : !task.attempts ? "it has not run" : task.there ? `at site ${task.there}` : "empty");
     if (task.attempts > 1 && !task.scratch) parts.push(`earlier runs: job.out.1${task.attempts > 2 ? ", …" : ""} in its directory`);
     note.textContent = parts.join(" · ");
   }
