@@ -59,6 +59,11 @@ class Site(Model):
         return self._engine
 
     @property
+    def kind(self) -> str:
+        """The engine it is opened with: ``embedded`` or ``balsam``."""
+        return self._kind
+
+    @property
     def service(self) -> SiteService:
         """What asks for allocations by itself while work waits: ``site.service.start(max_nodes=4)``."""
         from .service import SiteService

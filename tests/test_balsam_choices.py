@@ -32,7 +32,16 @@ def test_the_form(slurm_site: ServiceSite, tmp_path: Path) -> None:
     with opened("balsam", tmp_path, slurm_site) as site:
         form = AllocationModel(BalsamExecutor(site))
         options = {one["name"]: one for one in form.open()["options"]}
-        assert options["queue"]["known"] == ["main", "short"] and options["queue"]["default"] == ""
+        assert options["queue"]["choices"] == ["main", "short"] and options["queue"]["default"] == "choose one"
         assert options["project"]["known"] == ["physics"] and options["project"]["default"] == "physics"
-        answer = form.submit({"options": {"queue": "long"}})
-        assert answer["errors"].keys() == {"queue"} and "it has main, short" in answer["errors"]["queue"]
+        for given, field, said in (
+            ({}, "queue", "Which queue"),
+            ({"queue": "1", "wall_time_min": "100000"}, "wall_time_min", "queue 'short' has"),
+            ({"queue": "0", "num_nodes": "9"}, "num_nodes", "nodes"),
+            ({"queue": "0", "project": "art"}, "project", "there is physics"),
+        ):
+            errors = form.read({"options": given})["errors"]
+            assert errors.keys() == {field} and said in errors[field], errors
+        answer = form.read({"options": {"queue": "1", "wall_time_min": "1"}})
+        assert not answer["errors"] and "-q short" in answer["magic"]
+        assert "BalsamExecutor(open_site('slurm-site', engine='balsam')).submit_allocation" in answer["python"]

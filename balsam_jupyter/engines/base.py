@@ -73,6 +73,9 @@ class Accounts(Protocol):
     def footprint(self, wants: Resources) -> float:
         """How many nodes one job takes: a share of one where several jobs run on a node."""
 
+    def check(self, request: AllocationRequest) -> None:
+        """Refuse an allocation as `Engine.allocate` would; nothing is asked for."""
+
     def queues(self) -> list[str]:
         """The queues that an allocation may be asked for in; empty if the site does not tell."""
 

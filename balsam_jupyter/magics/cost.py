@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..accounts import check_allocation, node_hours
+from ..accounts import node_hours
 from ..api import Site
 from ..api_check import allocation_request
 from .report import MOST_ROWS, Report, Table
@@ -35,7 +35,7 @@ def of_allocation(site: Site, **wanted: Any) -> Report:
     """
     request = allocation_request(site.engine.site, **wanted)
     used = site.engine.usage()
-    check_allocation(used, request.num_nodes, request.wall_time_min, request.max_node_hours, site.name)
+    site.engine.accounts.check(request)
     nodes = "1 node" if request.num_nodes == 1 else f"{request.num_nodes} nodes"
     price = node_hours(request.num_nodes * request.wall_time_min / 60)
     return Report(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ...accounts import Load, Usage
-from ...models import Query
+from ...accounts import Load, Usage, check_allocation
+from ...models import AllocationRequest, Query
 from ..embedded.accounts import StoreAccounts
+from . import truth
 
 if TYPE_CHECKING:
     from .engine import BalsamEngine
@@ -26,6 +27,10 @@ class RemoteAccounts(StoreAccounts):
     def loads(self, query: Query) -> list[Load]:
         self._remote.refresh()
         return super().loads(query)
+
+    def check(self, request: AllocationRequest) -> None:
+        minutes = truth.request(self._remote, request)["wall_time_min"]
+        check_allocation(self.usage(), request.num_nodes, minutes, request.max_node_hours, self._remote.site.name)
 
     def queues(self) -> list[str]:
         return list(self._remote.queues())

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...accounts import Agree, Usage, check_allocation
+from ...accounts import Agree, Usage
 from ...codec import decode
 from ...errors import BadInput, NoAnswer, NotFound, NotSignedIn, Unsupported
 from ...models import (
@@ -283,10 +283,8 @@ class BalsamEngine(PageCalls, Refused):
     # -- allocations ----------------------------------------------------------------------------------------
 
     def allocate(self, request: AllocationRequest) -> Allocation:
-        body = truth.request(self, request)
-        usage = self.accounts.usage()
-        check_allocation(usage, request.num_nodes, body["wall_time_min"], request.max_node_hours, self.site.name)
-        row = queue.create(self.rest, body)
+        self.accounts.check(request)
+        row = queue.create(self.rest, truth.request(self, request))
         with self.store.transaction() as con:
             queue.put(con, row)
         self.changes.hurry()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ...accounts import Load, Run, Usage, check_allocation
 from ...models import AllocationRequest, Query, Resources
+from . import checks
 from .launcher.placement import footprint
 from .site import Settings
 from .store import Store, demand, records, spending
@@ -69,12 +70,16 @@ class SiteAccounts(StoreAccounts):
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         super().__init__(engine)
-        self._path, self._name = engine.path, engine.site.name
+        self._site, self._path, self._name = engine, engine.path, engine.site.name
 
     def limit(self) -> float | None:
         """The site's `max_node_hours` as its settings say now."""
         limit = Settings.read(self._path / "settings.yml").max_node_hours
         return None if limit == math.inf else limit
+
+    def check(self, request: AllocationRequest) -> None:
+        checks.request(self._site, request)
+        check_allocation(self.usage(), request.num_nodes, request.wall_time_min, request.max_node_hours, self._name)
 
     def book(self, con: sqlite3.Connection, request: AllocationRequest) -> int:
         """Store an allocation and return its id, unless it could take the site over a limit.

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ...accounts import check_allocation, node_hours
+from ...accounts import node_hours
 from ...api_check import JOB_MODES, allocation_request, job_common, node_hour_limit, nodes_of, partition
 from ...api_site import current_site
 from ...apps import check_parameters
@@ -44,7 +44,8 @@ _PRICED = ("num_procs", "num_nodes", "procs_per_node", "max_tasks_per_node", "gp
 
 
 _ABOUT = {"nodes are too": "num_nodes", "GPUs": "gpus_per_rank", "threads are too": "threads_per_rank",
-          "processes": "num_procs", "several ranks": "num_procs", "name of an ensemble": "name", "queue": "queue",
+          "minutes are too": "wall_time_min", "processes": "num_procs", "several ranks": "num_procs",
+          "name of an ensemble": "name", "queue": "queue", "Project": "project", "project": "project",
           "is of app": "name", "The partition": "partitions", "in the partition": "partitions",
           "of a partition": "partitions"}  # fmt: skip
 """Words of errors that come from below, and the fields they are about."""
@@ -215,7 +216,7 @@ class SweepModel(Form):
                 "submit parts of the sweep under one name, one after the other."
             })  # fmt: skip
         imports = {imported(one.choices) for one in self.fields if one.name in found} - {""}
-        return Submission(self.executor.site.name, self.app.name, rows, options, SUBMISSION, sorted(imports))
+        return Submission(self.executor.site, self.app.name, rows, options, SUBMISSION, sorted(imports))
 
     def _values(self, given: Mapping[str, Any], errors: dict[str, str]) -> dict[str, Values]:
         found: dict[str, Values] = {}
@@ -286,9 +287,13 @@ class SweepModel(Form):
         return super().blamed(error)
 
 
-def _default(known: Sequence[str]) -> str:
-    """What is taken where none is named; "" where one has to be."""
-    return known[0] if len(known) == 1 else "local" if "local" in known else ""
+def _one_of(name: str, label: str, about: str, only: Sequence[str], known: Sequence[str], flag: str) -> Option:
+    """One of those the site has, where it tells them, else one that is typed."""
+    default = known[0] if len(known) == 1 else "local" if "local" in known else "choose one"
+    if len(only) > 1:
+        others = tuple(one for one in only if one != default)
+        return Option(name, CHOICE, label, about, default=default, choices=others, flag=flag)
+    return Option(name, TEXT, label, about, default=default, flag=flag, known=known)
 
 
 class AllocationModel(Form):
@@ -313,9 +318,8 @@ class AllocationModel(Form):
             Option("wall_time_min", NUMBER, "Minutes", "of wall time", default="10", flag="-t"),
             Option("job_mode", CHOICE, "Job mode", "serial: tasks of one process; mpi: tasks of any number",
                    default="serial", choices=JOB_MODES, flag="-j"),
-            Option("queue", TEXT, "Queue", default=_default(queues), flag="-q", known=queues),
-            Option("project", TEXT, "Project", "that is charged", default=_default(projects), flag="-A",
-                   known=projects),
+            _one_of("queue", "Queue", "", engine.accounts.queues(), queues, "-q"),
+            _one_of("project", "Project", "that is charged", engine.accounts.projects(), projects, "-A"),
             Option("filter_tags", PAIRS, "Only tags", "run only tasks with these: name=value, …", flag="--tag",
                    rare=True),
             Option("wf_filter", TEXT, "Only ensembles", "with this text in their names", flag="--wf-filter",
@@ -349,11 +353,10 @@ class AllocationModel(Form):
             asked = {"wall_time_min": 10, "job_mode": "serial", **found}
             asked["num_nodes"] = nodes_of(found.get("num_nodes"), parts)
             request = allocation_request(site.engine.site, **asked)
-            used = site.engine.usage()
-            check_allocation(used, request.num_nodes, request.wall_time_min, request.max_node_hours, site.name)
+            site.engine.accounts.check(request)
         except BadInput as error:
             raise Refused(self.blamed(error)) from None
-        return Block(site.name, asked, options)
+        return Block(site, asked, options)
 
     def button(self, request: Block) -> str:
         """With what is asked for."""

@@ -11,10 +11,10 @@ from ...errors import BadInput
 from ...sweep import Sweep
 from .options import Option
 from .ways import Values
-from .written import WIDE, arguments, call, is_magic_name, mapping, source, word
+from .written import WIDE, arguments, call, executor, is_magic_name, mapping, source, word
 
 if TYPE_CHECKING:
-    from ...api import BatchJob
+    from ...api import BatchJob, Site
     from ...ensemble import Ensemble
     from ...executor import BalsamExecutor
 
@@ -126,7 +126,7 @@ def _flat(values: Mapping[str, str]) -> str:
 class Submission:
     """Rows of an app, and the options of their submission by name."""
 
-    site: str
+    site: Site
     app: str
     rows: Rows
     options: Mapping[str, Any]
@@ -144,12 +144,13 @@ class Submission:
 
     def _python(self) -> str:
         rows, needed = self.rows.python()
-        lines = ["from balsam_jupyter import BalsamExecutor"]
+        needs, at = executor(self.site.name, self.site.kind)
+        lines = [needs]
         lines += [f"from balsam_jupyter.sweep import {', '.join(needed)}"] if needed else []
         lines += self.imports
         named = [f"{name}={source(value)}" for name, value in self.options.items()]
         given = [source(self.app), rows.replace("\n", "\n    "), *named]
-        made = call(f"BalsamExecutor({source(self.site)}).submit_sweep", given)
+        made = call(f"{at}.submit_sweep", given)
         return "\n".join([*lines, made])
 
     def _magic(self) -> str | None:
@@ -178,7 +179,7 @@ class Submission:
 class Block:
     """An allocation, by the arguments of `BalsamExecutor.submit_allocation`."""
 
-    site: str
+    site: Site
     options: Mapping[str, Any]
     known: Sequence[Option]
 
@@ -191,8 +192,9 @@ class Block:
         words = on_line(self.known, self.options) if current else None
         magic = None if words is None else " ".join(["%balsam_allocate", *words])
         named = [f"{name}={source(value)}" for name, value in self.options.items()]
-        made = call(f"BalsamExecutor({source(self.site)}).submit_allocation", [source(self.site), *named])
-        return Code(magic, f"from balsam_jupyter import BalsamExecutor\n{made}")
+        needs, at = executor(self.site.name, self.site.kind)
+        made = call(f"{at}.submit_allocation", [source(self.site.name), *named])
+        return Code(magic, f"{needs}\n{made}")
 
 
 def on_line(known: Sequence[Option], options: Mapping[str, Any]) -> list[str] | None:

@@ -36,6 +36,14 @@ def source(value: Any) -> str:
     return repr(value)
 
 
+def executor(name: str, kind: str) -> tuple[str, str]:
+    """The import and the expression of an executor at a site, in any kernel."""
+    if kind == "embedded":
+        return "from balsam_jupyter import BalsamExecutor", f"BalsamExecutor({source(name)})"
+    opened = f"open_site({source(name)}, engine={source(kind)})"
+    return "from balsam_jupyter import BalsamExecutor, open_site", f"BalsamExecutor({opened})"
+
+
 def imported(choices: Sequence[Any]) -> str:
     """The import that choices of an Enum need; "" if they need none, or the notebook has them."""
     kinds = [type(one) for one in choices if isinstance(one, Enum) and type(one).__module__ != "__main__"]
