@@ -40,7 +40,7 @@ def shell() -> str:
 
 def as_read(argv: Sequence[str]) -> str:
     """A command line as people read it, and as a shell takes it: of a script that a shell runs, the script."""
-    if len(argv) == 3 and argv[0].rpartition("/")[2] in ("bash", "sh") and argv[1] == "-c":
+    if len(argv) == 3 and argv[0] == shell() and argv[1] == "-c":
         return argv[2]
     return shlex.join(argv)
 

@@ -27,6 +27,7 @@ from ...models import (
     SiteRecord,
     Submitted,
 )
+from ...shelltext import shell
 from ...templates import CommandTemplate
 from ..embedded import files
 from ..embedded.browsing import PageCalls
@@ -352,7 +353,7 @@ class BalsamEngine(PageCalls, Refused):
         argv = CommandTemplate(app.command_template).argv(decode(job.parameters))
         env = {**app.environment_variables, "BALSAM_JOB_ID": str(job.id)}
         if app.preamble:
-            argv = ["bash", "-c", "\n".join([*app.preamble, shlex.join(argv)])]
+            argv = [shell(), "-c", "\n".join([*app.preamble, shlex.join(argv)])]
         return argv, env
 
     def hooks(self) -> list[HookRun]:
