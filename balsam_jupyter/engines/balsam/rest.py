@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from ...errors import BadInput, NoAnswer, NotFound, NotSignedIn, ServiceError
-from .signin import Credentials
+from .signin import Credentials, elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,8 @@ class Rest:
             raise NotFound(f"{self.address} has no such thing{_detail(response)}.")
         if code in (400, 422):
             raise BadInput(f"{self.address} refuses this{_detail(response)}.")
+        if response.is_redirect:
+            raise ServiceError(f"{self.address} is elsewhere now{elsewhere(response)}: sign in again there.")
         if not 200 <= code < 300:
             raise ServiceError(f"{self.address} answered HTTP {code}{_detail(response)}.")
         try:
