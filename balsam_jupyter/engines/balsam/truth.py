@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SILENT_S = 120.0
 """A site whose agent gave no sign of life for so long is not started, or cut off."""
 _LARGEST = 512_000
+_LONGEST_WORKDIR = 256
+_WORD = re.compile(r"[\w@%+,./-]*")  # tags of an allocation go into its job script as they are
 DEFAULTS = ("local", "")
 """Queue and project of a request that names none."""
 
@@ -48,6 +51,10 @@ def place(spec: JobSpec) -> None:
     if spec.workdir.startswith("/") or ".." in spec.workdir.split("/"):
         raise BadInput(
             f"workdir {spec.workdir!r} must be a relative path without '..'; it is below the site's data folder."
+        )
+    if len(spec.workdir) > _LONGEST_WORKDIR:
+        raise BadInput(
+            f"workdir {spec.workdir[:40]!r}… has {len(spec.workdir):,} characters, and Balsam takes {_LONGEST_WORKDIR}."
         )
     if len(spec.parameters) > _LARGEST * 3 // 4:
         raise BadInput(
@@ -132,6 +139,13 @@ def request(engine: BalsamEngine, asked: AllocationRequest) -> dict[str, Any]:
             f"Project {project!r} cannot be charged at {engine.site.name!r}; there is {listing(projects)}."
             f"{nearest(project, projects)}"
         )
+    for tags in (asked.filter_tags, *(part["filter_tags"] for part in asked.partitions)):
+        for word in (word for pair in tags.items() for word in pair):
+            if not _WORD.fullmatch(word):
+                raise BadInput(
+                    f"A Balsam site cannot look for the tag {word!r}, which would not pass through its job script: "
+                    "give the tasks one of letters, digits and . _ - / @ % + ,"
+                )
     minutes = math.ceil(asked.wall_time_min)
     limits = queues.get(queue, {})
     if asked.num_nodes > limits.get("max_nodes", asked.num_nodes):
