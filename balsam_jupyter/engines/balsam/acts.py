@@ -16,6 +16,7 @@ from ...errors import BadInput, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
 from . import wire
+from .mirror import shown_state
 from .rest import PAGE
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def some(ids: Iterable[int], most: int) -> Iterator[list[int]]:
         yield part
 
 
-def found(engine: BalsamEngine, query: Query) -> list[Job]:
-    """The jobs a query names."""
+def known(engine: BalsamEngine, query: Query) -> list[Job]:
+    """The jobs a query names, as they were when the service was asked last."""
     con = engine.store.con
     ids = jobs.ids(con, query)
     jobs_found: list[Job] = []
@@ -65,6 +66,15 @@ def found(engine: BalsamEngine, query: Query) -> list[Job]:
             both = {**json.loads(tags), **json.loads(ours)}
             jobs_found.append(Job(number, state, both, json.loads(data), attempts, batch_job))
     return jobs_found
+
+
+def found(engine: BalsamEngine, query: Query) -> list[Job]:
+    """The jobs a query names, as they are at the service now: another machine may have changed or deleted some.
+
+    One that a launcher has taken counts as running.
+    """
+    there = _as_they_are(engine, known(engine, query))
+    return [job for job in there if query.states is None or job.state in query.states]
 
 
 def patch(engine: BalsamEngine, rows: Iterable[dict[str, Any]]) -> int:
@@ -86,7 +96,7 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
     running : {"refuse", "leave", "revoke"}
         What becomes of those that run: an error, once the others are killed; nothing; or their allocations are revoked.
     """
-    alive = [job for job in found(engine, query) if job.state not in TERMINAL]
+    alive = [job for job in known(engine, query) if job.state not in TERMINAL]
     now = _once_let_go(engine, alive, lambda job: job.held, _HOOKS_S)
     waiting = [job for job in now if job.state not in (*_RUNS, *_SETTLES)]
     runs = [job for job in now if job.state in _RUNS]
@@ -104,11 +114,11 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
     return killed
 
 
-def _once_let_go(engine: BalsamEngine, known: list[Job], busy: Callable[[Job], bool], most_s: float) -> list[Job]:
+def _once_let_go(engine: BalsamEngine, asked: list[Job], busy: Callable[[Job], bool], most_s: float) -> list[Job]:
     """These jobs once none is busy, or after so many seconds; those that had ended by then are left out."""
     deadline = time.monotonic() + most_s
     while True:
-        now = _as_they_are(engine, known)
+        now = [job for job in _as_they_are(engine, asked) if job.state not in TERMINAL]
         if not any(map(busy, now)) or time.monotonic() > deadline:
             return now
         time.sleep(0.5)
@@ -125,22 +135,23 @@ def _cannot(engine: BalsamEngine, runs: list[Job], killed: int) -> str:
     )
 
 
-def _as_they_are(engine: BalsamEngine, known: list[Job]) -> list[Job]:
-    """These jobs with the states they have at the service now; one that a launcher has taken counts as running."""
-    by_id = {job.id: job for job in known}
+def _as_they_are(engine: BalsamEngine, asked: list[Job]) -> list[Job]:
+    by_id = {job.id: job for job in asked}
     fresh: list[Job] = []
     for part in some(by_id, _AT_ONCE):
         _, rows = engine.rest.page("/jobs/", [*(("id", number) for number in part), ("limit", PAGE)])
         for row in rows:
             held = row.get("session_id") is not None
-            state = "RUNNING" if held and row["state"] in _HELD else row["state"]
-            if state not in TERMINAL:
-                job = by_id[row["id"]]
-                at_hooks = held and state not in _RUNS
-                fresh.append(
-                    job._replace(state=state, data=row["data"] or {}, batch_job_id=row["batch_job_id"], held=at_hooks)
+            state = "RUNNING" if held and row["state"] in _HELD else shown_state(row)
+            fresh.append(
+                by_id[row["id"]]._replace(
+                    state=state, tags=row["tags"], data=row["data"] or {}, batch_job_id=row["batch_job_id"],
+                    held=held and state not in _RUNS,
                 )
-    return fresh
+            )  # fmt: skip
+    if gone := by_id.keys() - {job.id for job in fresh}:
+        engine.forget(gone)
+    return sorted(fresh, key=lambda job: job.id)
 
 
 def _mark(engine: BalsamEngine, waiting: list[Job]) -> int:
@@ -182,9 +193,7 @@ def _with_unfinished_parents(engine: BalsamEngine, ids: list[int]) -> set[int]:
 
 def delete(engine: BalsamEngine, query: Query) -> int:
     """Remove jobs that do not run."""
-    idle = [job.id for job in _as_they_are(engine, found(engine, query)) if job.state not in _RUNS]
-    idle += [job.id for job in found(engine, query) if job.state in TERMINAL]
-    ids = sorted(set(idle))
+    ids = [job.id for job in found(engine, query) if job.state not in _RUNS]
     for part in some(ids, _AT_ONCE):
         engine.rest.delete("/jobs/", [("id", number) for number in part])
     if ids:
@@ -235,12 +244,10 @@ def set_values(engine: BalsamEngine, values: Iterable[tuple[int, str | bytes]]) 
     given = dict(values)
     texts = {number: value for number, value in given.items() if isinstance(value, str)}
     theirs = {job.id: job for job in found(engine, Query(ids=tuple(texts)))}
-    patch(engine, ({"id": n, "data": {**theirs[n].data, wire.VALUE: text}} for n, text in texts.items() if n in theirs))
+    patch(engine, ({"id": n, "data": {**job.data, wire.VALUE: texts[n]}} for n, job in theirs.items()))
     pickles = {number: value for number, value in given.items() if isinstance(value, bytes)}
-    patch(
-        engine,
-        ({"id": n, "serialized_return_value": base64.b64encode(value).decode()} for n, value in pickles.items()),
-    )
+    there = [job.id for job in found(engine, Query(ids=tuple(pickles)))]
+    patch(engine, ({"id": n, "serialized_return_value": base64.b64encode(pickles[n]).decode()} for n in there))
 
 
 def settle(engine: BalsamEngine) -> int:
@@ -261,7 +268,7 @@ def settle(engine: BalsamEngine) -> int:
     ).fetchall()
     if overtaken:
         ids = tuple(number for (number,) in overtaken)
-        waits = [job for job in _as_they_are(engine, found(engine, Query(ids=ids))) if job.state not in _RUNS]
+        waits = [job for job in found(engine, Query(ids=ids)) if job.state not in (*_RUNS, *TERMINAL)]
         done += _mark(engine, waits)
     return done + _fail_children(engine)
 
@@ -278,9 +285,8 @@ def _fail_children(engine: BalsamEngine) -> int:
     if not children:
         return 0
     why = {child: f"parent job {parent} is {state}" for child, parent, state in children}
-    return patch(
-        engine, ({"id": child, "state": "FAILED", "state_data": {"message": said}} for child, said in why.items())
-    )
+    wait = [job.id for job in found(engine, Query(ids=tuple(why))) if job.state == "AWAITING_PARENTS"]
+    return patch(engine, ({"id": child, "state": "FAILED", "state_data": {"message": why[child]}} for child in wait))
 
 
 def rename(engine: BalsamEngine, name: str, new: str, generations: Iterable[int], store: Callable[[], None]) -> None:

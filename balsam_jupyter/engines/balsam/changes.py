@@ -54,6 +54,7 @@ class Changes:
         self._site_read = float("-inf")
         self._offset = 0
         self._behind = False
+        self._odd: dict[tuple[str, int], int] = {}  # ensembles of which the service counts jobs that are no rows here
         self._generation = 0
         self.answered = time.monotonic()
         """When the service last gave a good answer (monotonic seconds)."""
@@ -106,12 +107,35 @@ class Changes:
                 self._generation += 1
                 self._looked, self._put_off = time.monotonic(), False
 
+    def check(self, ensemble: str, generation: int) -> None:
+        """Have all rows of an ensemble here, also what another machine submitted or somebody deleted just now.
+
+        Where their numbers differ, what changed is read, and if they still do, all jobs are.
+        """
+        tags = [("tags", f"{wire.ENSEMBLE}:{ensemble}"), ("tags", f"{wire.GENERATION}:{generation}")]
+        place = ensemble, generation
+        for missed in (self.catch_up, self._resync_now):
+            there, _ = self._rest.page("/jobs/", [("site_id", self._site), *tags, ("limit", 0)])
+            if there - mirror.rows(self._store.con, *place) == self._odd.get(place, 0):
+                return
+            missed()
+        self._odd[place] = there - mirror.rows(self._store.con, *place)
+
+    def catch_up(self) -> None:
+        """Look until all is read that has changed up to now."""
+        self.look(now=True)
+        while self._behind and self.silence is None:
+            self.look(now=True)
+
+    def _resync_now(self) -> None:
+        with self._lock:
+            self.resync()
+
     def _poll(self, patience: float) -> int:
         if self._store.note("since") is None:
             self.resync()
             return 1
-        rows = self._changed_jobs(patience)
-        changed, left = self._take(rows)  # of the three requests, one is made
+        changed, left = self._changed_jobs(patience)  # of the three requests, one is made
         self._turn += 1
         if left and time.monotonic() - self._site_read > _SITE_S:
             self._read_site(patience)
@@ -127,19 +151,22 @@ class Changes:
             self._behind = self._behind or len(pending) == _EVENTS_OF
         return changed + self._settle()
 
-    def _changed_jobs(self, patience: float) -> list[dict[str, Any]]:
+    def _changed_jobs(self, patience: float) -> tuple[int, int]:
+        """Take in what changed; how many jobs, and how many more requests may be made."""
         since = self._store.note("since")
         params = [("site_id", self._site), ("last_update_after", wire.utc(since)), ("ordering", "id"), ("limit", PAGE)]
         asked = self._clock()
         count, rows = self._rest.page("/jobs/", [*params, ("offset", self._offset)], patience)
+        asked = self._rest.clock or asked
+        taken = self._take(rows)  # only then is it not asked for again
         self._behind = self._offset + len(rows) < count
         if self._behind:
             self._offset += len(rows)
         else:
             self._offset = 0
             with self._store.transaction() as con:
-                mirror.keep(con, "since", max(since, (self._rest.clock or asked) - OVERLAP_S))
-        return rows
+                mirror.keep(con, "since", max(since, asked - OVERLAP_S))
+        return taken
 
     def _clock(self) -> float:
         return self._rest.clock or time.time()

@@ -65,7 +65,7 @@ class BalsamEngine(PageCalls, Refused):
         self.accounts = RemoteAccounts(self)
         self.timeline = SiteTimeline(self)
         self._closed = threading.Event()
-        self._settling = False
+        self._settling: int | None = None  # the thread that does
         self.changes = Changes(rest, store, record.id, self._settle)
 
     @classmethod
@@ -123,7 +123,7 @@ class BalsamEngine(PageCalls, Refused):
     def look_again(self) -> None:
         """After something was changed at the service."""
         self.changes.hurry()
-        if not self._settling:
+        if self._settling != threading.get_ident():
             self.changes.look(now=True)
 
     def forget(self, ids: Iterable[int]) -> None:
@@ -132,11 +132,11 @@ class BalsamEngine(PageCalls, Refused):
             Apply(con, time.time()).gone(ids)
 
     def _settle(self) -> int:
-        self._settling = True
+        self._settling = threading.get_ident()
         try:
             return acts.settle(self)
         finally:
-            self._settling = False
+            self._settling = None
 
     @property
     def silence(self) -> tuple[float, str] | None:
@@ -147,17 +147,19 @@ class BalsamEngine(PageCalls, Refused):
 
     def register(self, app: AppRecord) -> int:
         known = next((one for one in self.apps() if one.name == app.name), None)
-        if known is not None and apps.same(known, app):
-            return known.id
+        try:  # another machine may have changed or deleted it
+            _, found = self.rest.page("/apps/", [("site_id", self.site.id), ("name", app.name)])
+        except (NoAnswer, NotSignedIn):
+            if known is not None and apps.same(known, app):
+                return known.id
+            raise
+        if found and apps.same(there := apps.record(found[0]), app):
+            apps.put(self.store, there)
+            return there.id
         pythons.registered(self, app)
         body = apps.body(app, self.site.id)
-        if known is None:
-            _, found = self.rest.page("/apps/", [("site_id", self.site.id), ("name", app.name)])
-            number = found[0]["id"] if found else None
-        else:
-            number = known.id
-        if number is not None:
-            row = self.rest.set("PUT", f"/apps/{number}", body)
+        if found:
+            row = self.rest.set("PUT", f"/apps/{found[0]['id']}", body)
             apps.tell_of_update(self.store, app)
         else:
             row = apps.create(self.rest, body)

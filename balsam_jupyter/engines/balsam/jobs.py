@@ -66,6 +66,7 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
                     rows = under_way.result()
                 except BalsamJupyterError as error:
                     if not stored:
+                        plan.undo()
                         raise
                     raise type(error)(
                         f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and "
@@ -74,6 +75,8 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
                 if at + 1 < len(plan.chunks):
                     under_way = other.submit(_store, engine, plan.chunks[at + 1])
                 plan.take(chunk, rows)
+                if not stored:
+                    plan.end_before()
                 stored += len(rows)
     engine.changes.seen()
     return Submitted(plan.ids, plan.new, plan.renamed)
@@ -106,6 +109,7 @@ class _Plan:
         self._names: set[str] = set()
         self._tags: dict[int, dict[str, str]] = {}
         self._asked_for: dict[int, dict[str, Any]] = {}
+        self._begun = False
 
     def add(self, spec: JobSpec) -> None:
         common = spec.common
@@ -136,6 +140,7 @@ class _Plan:
 
     def _find(self, place: tuple[str, int]) -> None:
         """What there is of an ensemble."""
+        self.engine.changes.check(*place)
         query = "SELECT id, rows, folder FROM ensemble WHERE name = ? AND generation = ?"
         found = self.con.execute(query, place).fetchone()
         if found is not None:
@@ -207,20 +212,34 @@ class _Plan:
         self.new += 1
 
     def begin(self) -> None:
-        """Store the ensemble's record; end what waits of the generation before."""
+        """Store the ensemble's record."""
         record = self.record
         if record is None:
             return
         with self.engine.store.transaction() as con:
-            begun = ensembles.put(con, record)
+            self._begun = ensembles.put(con, record)
             folder = self._folders.get((record.name, record.generation))
-            if begun and folder is not None:
+            if self._begun and folder is not None:
                 con.execute(
                     "UPDATE ensemble SET folder = ? WHERE name = ? AND generation = ?",
                     (folder, record.name, record.generation),
                 )
-        if begun and record.generation > 1:
+
+    def end_before(self) -> None:
+        """End what waits of the generation before, now that there is another one."""
+        record = self.record
+        if record is not None and self._begun and record.generation > 1:
             self.engine.kill(Query(ensemble=record.name, generation=record.generation - 1), running="leave")
+
+    def undo(self) -> None:
+        """Nothing could be stored: there is no such ensemble."""
+        if self.record is not None and self._begun:
+            with self.engine.store.transaction() as con:
+                con.execute(
+                    """DELETE FROM ensemble WHERE name = ? AND generation = ?
+                       AND NOT EXISTS(SELECT 1 FROM job WHERE ensemble_id = ensemble.id)""",
+                    (self.record.name, self.record.generation),
+                )
 
     def take(self, chunk: _Chunk, rows: list[dict[str, Any]]) -> None:
         """Take stored jobs into the mirror."""
@@ -234,10 +253,17 @@ class _Plan:
                 if spec.transfers
             ]
             con.executemany("UPDATE job SET transfers = ? WHERE id = ?", transfers)
-        for position, row in zip(chunk.positions, rows, strict=True):
-            self.ids[position] = row["id"]
+            twins = {number for (number,) in con.execute("SELECT job_id FROM twin")}
+        for position, spec, row in zip(chunk.positions, chunk.specs, rows, strict=True):
+            self.ids[position] = self._first(spec) if row["id"] in twins else row["id"]
             if position in self._asked:
                 self.renamed[row["id"]] = self._asked[position]
+
+    def _first(self, spec: JobSpec) -> int:
+        """The job of a row that another machine was quicker to submit."""
+        assert spec.common.ensemble is not None and spec.key is not None
+        ids = ensembles.row_ids(self.con, spec.common.ensemble, spec.common.generation, [spec.key])
+        return ids[spec.key]
 
 
 def _store(engine: BalsamEngine, chunk: _Chunk) -> list[dict[str, Any]]:

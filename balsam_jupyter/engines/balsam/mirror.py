@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...codec import to_json
-from ...models import TERMINAL, EnsembleRecord
-from ..embedded.store import Store, ensembles
-from ..embedded.store.directories import row_workdir
+from ...models import TERMINAL
+from ..embedded.store import Store
 from ..embedded.store.submission import Spec, add_event, intern_spec
 from . import wire
+from .membership import Holder, Membership, Place
 from .story import Story, story
 
 _TABLES = (
@@ -32,7 +32,6 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS twin(job_id INTEGER PRIMARY KEY)",  # stored twice by a lost answer; to be deleted there
 )
 _MOST_TRIES = 6
-_AT_ONCE = 500  # rows of a query with as many marks
 _UNTOLD = Story()
 
 Row = Mapping[str, Any]
@@ -100,9 +99,8 @@ class Apply:
         self.now = now
         self.changed = 0
         self._specs: dict[tuple[object, ...], Spec] = {}
-        self._ensembles: dict[tuple[str, int], tuple[int, str]] = {}
-        self._rows: dict[int, int] = {}
         self._apps = {number: name for number, name in con.execute("SELECT id, name FROM app")}
+        self.members = Membership(con, now, self._apps)
         self._births: list[tuple[int, tuple[str, ...], float]] = []
 
     def jobs(self, rows: Sequence[Row], events: Mapping[int, list[Row]] | None = None) -> None:
@@ -116,6 +114,7 @@ class Apply:
                 fresh.append(row)
             elif found.last_update != wire.stamp(row) or (events and job_id in events):
                 self._update(row, found, (events or {}).get(job_id))
+        fresh.sort(key=lambda row: int(row["id"]))
         self._insert(fresh, events or {})
 
     def unknown_apps(self, rows: Iterable[Row]) -> set[int]:
@@ -161,9 +160,7 @@ class Apply:
                 run = []
             run.append(birth)
         self._births = []
-        for ensemble, rows in self._rows.items():
-            self.con.execute("UPDATE ensemble SET rows = max(rows, ?) WHERE id = ?", (rows, ensemble))
-        self._rows = {}
+        self.members.done()
 
     # -- one job ------------------------------------------------------------------------------------------
 
@@ -174,6 +171,7 @@ class Apply:
         self._write_values(row, state)
         user, ours = wire.own_tags(row["tags"])
         spec = self._spec(row, user, ours)
+        self.members.move(row, ours)
         self.con.execute(
             """UPDATE job SET state = ?, spec_id = ?, shape_id = ?, batch_job_id = ?, parameters = ?,
                    session_id = ?, app_version = ?, end_time = CASE WHEN ? THEN coalesce(end_time, ?) END
@@ -197,7 +195,7 @@ class Apply:
 
     def _tell(self, job_id: int, told: Story) -> None:
         (text,) = self.con.execute("SELECT data FROM remote WHERE job_id = ?", (job_id,)).fetchone()
-        if ran := json.loads(text).get(wire.RAN):  # elsewhere, which no event here tells of
+        if ran := wire.ran(json.loads(text)):  # elsewhere, which no event here tells of
             self.con.execute(
                 """UPDATE job SET start_time = ?, end_time = ?, runtime_s = ?, return_code = ?, attempts = 1
                    WHERE id = ? AND state = 'JOB_FINISHED'""",
@@ -228,7 +226,7 @@ class Apply:
         if state == "JOB_FINISHED":
             error = str(data.get(wire.NOTE, ""))
             if wire.VALUE in data:
-                value = data[wire.VALUE]
+                value = wire.outputs(data[wire.VALUE])
             elif row.get("serialized_return_value"):
                 value = wire.unpacked(row["serialized_return_value"])
         elif state == "FAILED" and (raised := wire.exception(row.get("serialized_exception") or "")):
@@ -244,20 +242,27 @@ class Apply:
         places = []
         for row in rows:
             user, ours = wire.own_tags(row["tags"])
-            key = bytes.fromhex(ours[wire.KEY]) if wire.KEY in ours else None
-            places.append((row, user, ours, key, *self._place(row, user, ours)))
-        held = self._held((ensemble, key) for *_, key, ensemble, _, _ in places if ensemble is not None and key)
-        for row, user, ours, key, ensemble, number, workdir in places:
-            if ensemble is not None and key is not None:
-                if (ensemble, key) in held:
-                    self.con.execute("INSERT OR IGNORE INTO twin VALUES(?)", (row["id"],))
+            places.append((row, user, ours, self.members.place(row, ours)))
+        held = self.members.held((one.ensemble, one.key) for *_, one in places if one.ensemble and one.key)
+        for row, user, ours, place in places:
+            if place.ensemble is not None and place.key is not None:
+                wanted = place.ensemble, place.key
+                other = held.get(wanted)
+                if other is not None and other.copied(row, ours):
+                    place = Place(None, None, None, str(row["workdir"]))
+                elif other is not None and other.id < row["id"]:
+                    self._twin(row["id"])
                     continue
-                held.add((ensemble, key))
+                else:
+                    if other is not None:
+                        self.gone([other.id])
+                        self._twin(other.id)
+                    held[wanted] = Holder(row["id"], ours.get(wire.BATCH, ""), str(row["workdir"]))
             state = shown_state(row)
             at = wire.seconds(row["last_update"]) or self.now
             spec = self._spec(row, user, ours)
             jobs.append(
-                (row["id"], spec.id, spec.shape_id, ensemble, number, key, self._parameters(row), workdir, state,
+                (row["id"], spec.id, spec.shape_id, *place[:3], self._parameters(row), place.workdir, state,
                  _session(row, state), row["batch_job_id"], ours.get(wire.VERSION, ""), at,
                  at if state in TERMINAL else None, _shown_data(row.get("data") or {}), None)
             )  # fmt: skip
@@ -295,18 +300,9 @@ class Apply:
             if row["id"] in events and (told := story(events[row["id"]], state)).complete:
                 self._tell(row["id"], told)
 
-    def _held(self, wanted: Iterable[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
-        """Which rows of ensembles are there already: another job for one is a twin, to be deleted at the service."""
-        keys: dict[int, list[bytes]] = {}
-        for ensemble, key in wanted:
-            keys.setdefault(ensemble, []).append(key)
-        found: set[tuple[int, bytes]] = set()
-        for ensemble, ours in keys.items():
-            for some in (ours[at : at + _AT_ONCE] for at in range(0, len(ours), _AT_ONCE)):
-                marks = ",".join("?" * len(some))
-                query = f"SELECT ensemble_id, key FROM job WHERE ensemble_id = ? AND key IN ({marks})"
-                found.update(self.con.execute(query, (ensemble, *some)))
-        return found
+    def _twin(self, job_id: int) -> None:
+        """A row was stored twice: every machine deletes the younger of its jobs, so that never both are deleted."""
+        self.con.execute("INSERT OR IGNORE INTO twin VALUES(?)", (job_id,))
 
     def _parameters(self, row: Row) -> str | bytes:
         if "parameters" in row:
@@ -315,53 +311,18 @@ class Apply:
         return wire.unpacked(row["serialized_parameters"])
 
     def _spec(self, row: Row, user: Mapping[str, str], ours: Mapping[str, str]) -> Spec:
-        retries, family = ours.get(wire.RETRIES, "0"), ours.get(wire.FAMILY, "fail")
+        retries, family = wire.number(ours, wire.RETRIES, 0) or 0, ours.get(wire.FAMILY, "fail")
         shared = wire.asked_as_is(row)
         name = (row["app_id"], retries, family, repr(shared), *user.items())
         if name not in self._specs:
-            options: dict[str, Any] = {"max_retries": int(retries)} if retries != "0" else {}
-            if family != "fail":
+            options: dict[str, Any] = {"max_retries": retries} if retries else {}
+            if family == "wait":
                 options["on_parent_failure"] = family
             words = (asdict(wire.resources(row)), user, options)
             self._specs[name] = intern_spec(
                 self.con, row["app_id"], *(json.dumps(one, sort_keys=True) for one in words)
             )
         return self._specs[name]
-
-    def _place(
-        self, row: Row, user: Mapping[str, str], ours: Mapping[str, str]
-    ) -> tuple[int | None, int | None, str | None]:
-        """Ensemble, row, and the directory where it does not follow from these."""
-        name, workdir = ours.get(wire.ENSEMBLE), str(row["workdir"])
-        if name is None or not ours.get(wire.ROW, "").isdecimal():
-            return None, None, workdir
-        # The tag `workflow` follows when an ensemble is renamed elsewhere.
-        number, generation = int(ours[wire.ROW]), int(ours.get(wire.GENERATION, "1"))
-        place = (name, generation)
-        if place not in self._ensembles:
-            self._ensembles[place] = self._ensemble(name, generation, row, ours, workdir)
-        ensemble, folder = self._ensembles[place]
-        self._rows[ensemble] = max(self._rows.get(ensemble, 0), number + 1)
-        return ensemble, number, None if row_workdir(folder, number) == workdir else workdir
-
-    def _ensemble(self, name: str, generation: int, row: Row, ours: Mapping[str, str], workdir: str) -> tuple[int, str]:
-        """Id and folder of an ensemble; one that was submitted elsewhere is made again from what its jobs say."""
-        query = "SELECT id, folder FROM ensemble WHERE name = ? AND generation = ?"
-        found = self.con.execute(query, (name, generation)).fetchone()
-        if found is None:
-            app = self._apps.get(row["app_id"], "")
-            born = wire.seconds(row["last_update"]) or self.now
-            said = {"note": "made again from the tags of its jobs: it was submitted on another machine"}
-            ensembles.put(
-                self.con, EnsembleRecord(name, app, generation, ours.get(wire.VERSION, ""), born, provenance=said)
-            )
-            folder = workdir.partition("/")[0]
-            found = self.con.execute(query, (name, generation)).fetchone()
-            taken = self.con.execute("SELECT 1 FROM ensemble WHERE folder = ?", (folder,)).fetchone()
-            if not taken:
-                self.con.execute("UPDATE ensemble SET folder = ? WHERE id = ?", (folder, found[0]))
-                return int(found[0]), folder
-        return int(found[0]), str(found[1])
 
 
 def _session(row: Row, state: str) -> int | None:
@@ -385,6 +346,12 @@ def counts(con: sqlite3.Connection) -> dict[str, int]:
     for (number,) in con.execute("SELECT count(*) FROM twin"):
         found[""] = number
     return found
+
+
+def rows(con: sqlite3.Connection, ensemble: str, generation: int) -> int:
+    """How many jobs an ensemble has."""
+    query = "SELECT count(*) FROM job JOIN ensemble ON ensemble.id = ensemble_id WHERE name = ? AND generation = ?"
+    return int(con.execute(query, (ensemble, generation)).fetchone()[0])
 
 
 def untold(con: sqlite3.Connection, most: int, ids: Iterable[int] | None = None) -> list[int]:
