@@ -16,7 +16,7 @@ from ...errors import BadInput, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
 from . import wire
-from .mirror import shown_state
+from .news import shown_state
 from .rest import PAGE
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import BalsamJupyterError, NoAnswer, NotSignedIn
+from ...errors import BalsamJupyterError, NoAnswer, NotFound, NotSignedIn
 from . import apps, mirror, queue, wire
-from .mirror import Apply, Mirror
+from .mirror import Mirror
+from .news import Apply
 from .rest import PAGE, Rest
 from .story import by_job
 
@@ -60,6 +61,10 @@ class Changes:
         """When the service last gave a good answer (monotonic seconds)."""
         self.silence: Silence | None = None
 
+    def after_fork(self) -> None:
+        """In a forked child: the thread that may have held the lock stayed in the parent."""
+        self._lock = threading.Lock()
+
     def due_in(self) -> float:
         """Seconds until somebody who waits looks again."""
         return max(0.0, self._looked + self._pause - time.monotonic())
@@ -84,7 +89,7 @@ class Changes:
         """
         generation = self._generation
         with self._lock:
-            recent = time.monotonic() - self._looked < PERIOD_S
+            recent = time.monotonic() - self._looked < PERIOD_S and self._store.note("since") is not None
             if (recent and not now) or (now and self._generation != generation and recent):
                 return
             try:
@@ -228,7 +233,10 @@ class Changes:
             self._suspect = state or "all"
 
     def _read_site(self, patience: float) -> None:
-        record = self._rest.get(f"/sites/{self._site}", patience=patience)
+        try:
+            record = self._rest.get(f"/sites/{self._site}", patience=patience)
+        except NotFound:
+            raise NotFound(f"{self._rest.address} has this site no more: somebody deleted it there.") from None
         with self._store.transaction() as con:
             mirror.keep(con, "site", record)
         self._site_read = time.monotonic()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import threading
 import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from ...accounts import Agree, Usage, check_allocation
 from ...codec import decode
@@ -37,12 +40,16 @@ from . import acts, adoption, apps, mirror, pythons, queue, signin, site, story,
 from . import jobs as submission
 from .accounts import RemoteAccounts
 from .changes import Changes
-from .mirror import Apply, Mirror
+from .mirror import Mirror
+from .news import Apply
 from .refused import Refused
 from .rest import Rest
 
 _LOOK_S = 0.25  # how often a waiting thread looks whether another process has read something
 _UNKNOWN_CORES = 64
+
+
+_engines: WeakSet[BalsamEngine] = WeakSet()
 
 
 class BalsamEngine(PageCalls, Refused):
@@ -67,6 +74,16 @@ class BalsamEngine(PageCalls, Refused):
         self._closed = threading.Event()
         self._settling: int | None = None  # the thread that does
         self.changes = Changes(rest, store, record.id, self._settle)
+        self.under_way: Future[Any] | None = None
+        """What an interrupted submission still had to hear of."""
+        _engines.add(self)
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: threads, with what they held, stayed in the parent."""
+        self.submitting, self._settling, self.under_way = threading.RLock(), None, None
+        self.rest.after_fork()
+        self.store.after_fork()
+        self.changes.after_fork()
 
     @classmethod
     def open(cls, name: str | None = None, path: str | None = None, lenient: bool = False) -> BalsamEngine:
@@ -370,3 +387,11 @@ class BalsamEngine(PageCalls, Refused):
         self._closed.set()
         self.rest.close()
         self.store.close()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import secrets
+import threading
 import time
 from array import array
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ...models import TERMINAL, EnsembleRecord, JobSpec, Query, Submitted
 from ..embedded.store import ensembles
 from ..embedded.store.directories import row_workdir
 from . import truth, wire
-from .mirror import Apply
+from .news import Apply
 from .rest import PAGE, LostAnswer
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ def packing(spec: JobSpec) -> int:
 def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecord | None, agree: Agree) -> Submitted:
     """See `engines.base.Engine.submit`. More than 5,000 jobs are several steps; see there for what that means."""
     with _one_at_a_time(engine):
+        if engine.under_way is not None:  # one that was interrupted: first it shows what became of its rows
+            wait([engine.under_way])
+            engine.under_way = None
+            engine.changes.catch_up()
         engine.refresh()
         plan = _Plan(engine, record)
         for spec in specs:
@@ -57,34 +62,45 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
         if agree is not None:
             agree(plan.new)
         plan.begin()
-        stored = 0
-        with ThreadPoolExecutor(1, "balsam-submission") as other:  # it stores a chunk while this notes the one before
-            under_way = other.submit(_store, engine, plan.chunks[0]) if plan.chunks else None
-            for at, chunk in enumerate(plan.chunks):
-                assert under_way is not None
-                try:
-                    rows = under_way.result()
-                except BalsamJupyterError as error:
-                    if not stored:
-                        plan.undo()
-                        raise
-                    raise type(error)(
-                        f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and "
-                        "only the rest will be."
-                    ) from None
-                if at + 1 < len(plan.chunks):
-                    under_way = other.submit(_store, engine, plan.chunks[at + 1])
-                plan.take(chunk, rows)
-                if not stored:
-                    plan.end_before()
-                stored += len(rows)
+        other = ThreadPoolExecutor(1, "balsam-submission")  # it stores a chunk while this notes the one before
+        stop = threading.Event()
+        try:
+            _in_chunks(engine, plan, lambda chunk: other.submit(_store, engine, chunk, stop))
+        finally:
+            stop.set()
+            other.shutdown(wait=False)  # who interrupts does not wait for a service that is slow
     engine.changes.seen()
     return Submitted(plan.ids, plan.new, plan.renamed)
+
+
+def _in_chunks(engine: BalsamEngine, plan: _Plan, begin: Callable[[_Chunk], Future[list[dict[str, Any]]]]) -> None:
+    stored = 0
+    for at, chunk in enumerate(plan.chunks):
+        if at == 0:
+            engine.under_way = begin(chunk)
+        assert engine.under_way is not None
+        try:
+            rows = engine.under_way.result()
+        except BalsamJupyterError as error:
+            engine.under_way = None
+            if not stored:
+                plan.undo()
+                raise
+            raise type(error)(
+                f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and only the "
+                "rest will be."
+            ) from None
+        engine.under_way = begin(plan.chunks[at + 1]) if at + 1 < len(plan.chunks) else None
+        plan.take(chunk, rows)
+        if not stored:
+            plan.end_before()
+        stored += len(rows)
 
 
 @contextlib.contextmanager
 def _one_at_a_time(engine: BalsamEngine) -> Iterator[None]:
     """Two kernels of this machine that submit the same rows at once must not both find them missing."""
+    engine.store.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with engine.submitting, open(engine.store.path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -266,7 +282,7 @@ class _Plan:
         return ids[spec.key]
 
 
-def _store(engine: BalsamEngine, chunk: _Chunk) -> list[dict[str, Any]]:
+def _store(engine: BalsamEngine, chunk: _Chunk, stop: threading.Event) -> list[dict[str, Any]]:
     """The jobs of a chunk as the service stored them, in their order: posted until they are there, and never twice."""
     deadline = time.monotonic() + PATIENCE_S
     refusals, pause = 0, 0.2
@@ -288,9 +304,8 @@ def _store(engine: BalsamEngine, chunk: _Chunk) -> list[dict[str, Any]]:
             last: NoAnswer = error
         except NoAnswer as error:  # it was not sent
             last = error
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or stop.wait(pause):
             raise last
-        time.sleep(pause)
         pause = min(2 * pause, 3.0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
@@ -47,13 +49,27 @@ class Rest:
         """Requests made, and bytes of the bodies of their answers."""
         self.clock: float | None = None
         """What the service's clock said in its last answer (seconds since the epoch)."""
-        self._http = httpx.Client(
-            base_url=self.address,
-            timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=8, keepalive_expiry=_KEPT_S),
-            headers={"user-agent": "balsam-jupyter"},
-            follow_redirects=False,
-        )
+        self._client: tuple[int, httpx.Client] | None = None
+        self._making = threading.Lock()
+
+    @property
+    def _http(self) -> httpx.Client:
+        """The connections of this process; those of a parent's would carry its answers, too."""
+        with self._making:
+            if self._client is None or self._client[0] != os.getpid() or self._client[1].is_closed:
+                client = httpx.Client(
+                    base_url=self.address,
+                    timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                    limits=httpx.Limits(max_connections=8, keepalive_expiry=_KEPT_S),
+                    headers={"user-agent": "balsam-jupyter"},
+                    follow_redirects=False,
+                )
+                self._client = os.getpid(), client
+            return self._client[1]
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread that may have held the lock stayed in the parent."""
+        self._making = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Rest({self.address!r})"
@@ -98,7 +114,9 @@ class Rest:
             return
 
     def close(self) -> None:
-        self._http.close()
+        """Let go of the connections; whoever asks again gets new ones."""
+        if self._client is not None and self._client[0] == os.getpid():
+            self._client[1].close()
 
     def _repeated(self, method: str, path: str, params: Params, body: Any, patience: float) -> Any:
         until, pause = time.monotonic() + patience, 0.1
@@ -130,6 +148,8 @@ class Rest:
             response = self._http.request(method, path, params=list(params), content=content, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoAnswer(f"{self.address} does not answer ({_reason(error)}).") from None
+        except RuntimeError:  # closed by another thread, just now
+            raise NoAnswer(f"{self.address} was not asked: the site was closed.") from None
         except httpx.HTTPError as error:
             raise LostAnswer(f"{self.address} broke off while it answered ({_reason(error)}).") from None
         self.received += len(response.content)
