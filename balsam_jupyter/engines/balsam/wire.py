@@ -23,6 +23,9 @@ VERSION, BATCH, RETRIES, FAMILY = "bj_version", "bj_batch", "bj_retries", "bj_pa
 KILLED, VALUE, NOTE, RAN = "bj_killed", "bj_value", "bj_note", "bj_ran"
 """Names in a job's data: a kill, what it yields (text of `codec`), why an output is missing, when it ran elsewhere."""
 
+CARRIED = "bj_cloudpickle"
+"""By which name a value travels that nobody could read here as Balsam pickles it (see `remote.Box.portable`)."""
+
 PYTHON = "python"
 """By which name the mirror keeps the Python of a site, where a task told of it."""
 _TOLD_PYTHON = re.compile(r"its functions are code of Python [\d.]+, and this is Python (\d+\.\d+)")
@@ -70,7 +73,10 @@ def unpacked(text: str) -> str | bytes:
     except ValueError:  # another client wrote something else
         return codec.encode(text)
     try:
-        return codec.encode(pickle.loads(stored))
+        value = pickle.loads(stored)
+        if isinstance(value, dict) and isinstance(value.get(CARRIED), bytes):
+            return bytes(value[CARRIED])
+        return codec.encode(value)
     except Exception:  # of a class that is not here: whoever decodes it is told
         return stored
 
