@@ -70,8 +70,9 @@ def test_the_same_rows_from_two_machines(machine: Machine, bare_site: ServiceSit
 
 
 @pytest.mark.parametrize("mine_first", [True, False])
-def test_the_same_rows_at_the_same_moment(
-    machine: Machine, bare_site: ServiceSite, proxy: Proxy, mine_first: bool
+@pytest.mark.parametrize("first", [0, 10])
+def test_rows_at_the_same_moment(
+    machine: Machine, bare_site: ServiceSite, proxy: Proxy, mine_first: bool, first: int
 ) -> None:
     """Both have looked before either has stored a row."""
     ada, ben = machine(), machine()
@@ -83,20 +84,28 @@ def test_the_same_rows_at_the_same_moment(
         await asyncio.to_thread(stored.wait, 20)
         return answer or await forward()
 
-    numbers = Sweep.grid(number=range(20))
+    check = ben.site.engine.changes.check
+
+    def checked_before(*place: Any) -> bool:
+        ben.site.engine.changes.check = check
+        return False
+
     with proxy.spoil(faults.first(1, held, "POST", "/jobs")), ThreadPoolExecutor(1) as other:
-        ours = other.submit(ada.submit_sweep, "Hello", numbers, name="rows")
+        ours = other.submit(ada.submit_sweep, "Hello", Sweep.grid(number=range(20)), name="rows")
         assert asked.wait(20)
-        ben.site.engine.changes.check = lambda *place: None  # as if it had asked just before
-        theirs = ben.submit_sweep("Hello", numbers, name="rows")
+        ben.site.engine.changes.check = checked_before
+        theirs = ben.submit_sweep("Hello", Sweep.grid(number=range(first, first + 20)), name="rows")
         stored.set()
         mine = ours.result()
     for _ in range(2):
         look(ada, ben)
     jobs = bare_site.jobs()
-    assert sorted(int(job["tags"]["bj_row"]) for job in jobs) == list(range(20))
+    assert sorted(int(job["tags"]["bj_row"]) for job in jobs) == list(range(first + 20))
+    assert {job["workdir"] for job in jobs} == {f"rows/{row}" for row in range(first + 20)}
     for ens in (mine, theirs):
         assert sorted(task.id for task in ens.tasks()) == [job["id"] for job in jobs]
+        table = ens.to_dataframe()
+        assert sorted(table["number"]) == sorted(table.index) == list(range(first + 20))
 
 
 def test_other_rows_from_two_machines(machine: Machine, bare_site: ServiceSite) -> None:
@@ -216,6 +225,21 @@ def test_an_app_that_was_deleted(machine: Machine, bare_site: ServiceSite) -> No
     ens = ada.submit_sweep("Hello", Sweep.grid(number=range(5)), name="rows")
     look(ada)
     assert len(bare_site.jobs()) == 5, ens
+
+
+def test_an_allocation_that_was_deleted(machine: Machine, bare_site: ServiceSite) -> None:
+    ada = machine()
+    for revoked in (False, True):
+        number = ada.submit_allocation(ada.site.id, 1, 5).id
+        with bare_site.service.client() as client:
+            client.delete(f"/batch-jobs/{number}").raise_for_status()
+        if revoked:
+            assert ada.site.engine.revoke(number)
+        else:
+            look(ada)
+            look(ada)  # what lives, and what lived, are asked for in turns
+        one = next(one for one in ada.site.engine.allocations() if one.id == number)
+        assert (one.state, one.status_info) == ("finished", {"reason": "deleted at the service"})
 
 
 ODD = {

@@ -76,6 +76,21 @@ def test_what_would_never_run_is_refused(exctr: BalsamExecutor, balsam_site: Ser
         with pytest.raises((BadInput, Unsupported), match=said):
             exctr.submit_allocation(exctr.site.id, **{"num_nodes": 1, "wall_time_min": 5, **wrong})
     assert balsam_site.service.count() == before
+    waits = exctr.submit_sweep("Nap", {"seconds": [1]}, name=f"nap-{secrets.token_hex(3)}")
+    with pytest.raises(BadInput, match="bj_"):
+        waits.tag(bj_row="7")
+    job = waits.tasks()[0].process
+    assert job is not None
+    for field, value, said in (
+        ("num_nodes", 3, "too many"),
+        ("wall_time_min", 5000, "longer"),
+        ("tags", {"bj_": ""}, "bj_"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            setattr(job, field, value)
+            job.save()
+        job.refresh_from_db()
+    waits.kill(purge=True)
     for refused in (exctr.site.engine.vacuum, exctr.site.engine.check, lambda: exctr.site.service.start()):
         with pytest.raises(Unsupported):
             refused()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ...errors import BadInput, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
-from . import wire
+from . import truth, wire
 from .news import shown_state
 from .rest import PAGE
 
@@ -203,6 +203,7 @@ def delete(engine: BalsamEngine, query: Query) -> int:
 
 def tag(engine: BalsamEngine, query: Query, tags: Mapping[str, str | None]) -> int:
     """Merge tags into those of jobs; None removes one."""
+    truth.tags(tags)
     theirs = found(engine, query)
 
     def merged(job: Job) -> dict[str, str]:
@@ -214,6 +215,10 @@ def tag(engine: BalsamEngine, query: Query, tags: Mapping[str, str | None]) -> i
 
 def edit(engine: BalsamEngine, ids: Iterable[int], changes: dict[str, object]) -> int:
     """Change jobs that do not run."""
+    if isinstance(changes.get("tags"), Mapping):
+        truth.tags(changes["tags"])  # type: ignore[arg-type]
+    if isinstance(wants := changes.get("resources"), Resources):
+        truth.resources(engine, wants)
     idle = [job for job in found(engine, Query(ids=tuple(ids))) if job.state not in _RUNS]
     rows = []
     for job in idle:
@@ -233,8 +238,8 @@ def edit(engine: BalsamEngine, ids: Iterable[int], changes: dict[str, object]) -
             row["data"] = {**given, **{key: word for key, word in job.data.items() if key.startswith("bj_")}}
         if "parameters" in changes:
             row["serialized_parameters"] = wire.packed(changes["parameters"])  # type: ignore[arg-type]
-        if isinstance(asked := changes.get("resources"), Resources):
-            row |= wire.asked(asked, 1)
+        if isinstance(wants, Resources):
+            row |= wire.asked(wants, 1)
         rows.append(row)
     return patch(engine, rows)
 

@@ -112,19 +112,20 @@ class Changes:
                 self._generation += 1
                 self._looked, self._put_off = time.monotonic(), False
 
-    def check(self, ensemble: str, generation: int) -> None:
+    def check(self, ensemble: str, generation: int) -> bool:
         """Have all rows of an ensemble here, also what another machine submitted or somebody deleted just now.
 
-        Where their numbers differ, what changed is read, and if they still do, all jobs are.
+        Whether there was any such. Where their numbers differ, what changed is read; if they still do, all jobs are.
         """
         tags = [("tags", f"{wire.ENSEMBLE}:{ensemble}"), ("tags", f"{wire.GENERATION}:{generation}")]
         place = ensemble, generation
         for missed in (self.catch_up, self._resync_now):
             there, _ = self._rest.page("/jobs/", [("site_id", self._site), *tags, ("limit", 0)])
             if there - mirror.rows(self._store.con, *place) == self._odd.get(place, 0):
-                return
+                return missed != self.catch_up
             missed()
         self._odd[place] = there - mirror.rows(self._store.con, *place)
+        return True
 
     def catch_up(self) -> None:
         """Look until all is read that has changed up to now."""

@@ -19,7 +19,7 @@ from ...errors import BadInput, BalsamJupyterError, NoAnswer, NotFound, ServiceE
 from ...models import TERMINAL, EnsembleRecord, JobSpec, Query, Submitted
 from ..embedded.store import ensembles
 from ..embedded.store.directories import row_workdir
-from . import truth, wire
+from . import acts, truth, wire
 from .news import Apply
 from .rest import PAGE, LostAnswer
 
@@ -30,6 +30,7 @@ PATIENCE_S = 90.0
 """How long a submission waits for a service that went away in the midst of it."""
 _SETTLE_S = 4.0  # a request whose answer was lost may still be carried out for so long
 _MOST_REFUSALS = 3
+_NOT_BEGUN = ("CREATED", "AWAITING_PARENTS", "READY", "STAGED_IN")
 DEFAULT_PACKING = 64
 """Of a job that does not say how many of its kind run on a node: as many as its cores allow (the launcher looks)."""
 
@@ -66,6 +67,7 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
         stop = threading.Event()
         try:
             _in_chunks(engine, plan, lambda chunk: other.submit(_store, engine, chunk, stop))
+            plan.move_apart()
         finally:
             stop.set()
             other.shutdown(wait=False)  # who interrupts does not wait for a service that is slow
@@ -274,6 +276,27 @@ class _Plan:
             self.ids[position] = self._first(spec) if row["id"] in twins else row["id"]
             if position in self._asked:
                 self.renamed[row["id"]] = self._asked[position]
+
+    def move_apart(self) -> None:
+        """Give new rows other numbers and directories, where another machine gave theirs to its own meanwhile."""
+        new = {self.ids[position] for chunk in self.chunks for position in chunk.positions}
+        for place in self._next if new else ():
+            if not self.engine.changes.check(*place):
+                continue
+            query = """SELECT max(job.id) FROM job JOIN ensemble ON ensemble.id = ensemble_id
+                WHERE name = ? AND generation = ? GROUP BY row HAVING count(*) > 1"""
+            mine = tuple(number for (number,) in self.con.execute(query, place) if number in new)
+            free, folder = self.con.execute(
+                "SELECT rows, folder FROM ensemble WHERE name = ? AND generation = ?", place
+            ).fetchone()
+            waiting = [job for job in acts.found(self.engine, Query(ids=mine)) if job.state in _NOT_BEGUN]
+            acts.patch(
+                self.engine,
+                (
+                    {"id": job.id, "tags": {**job.tags, wire.ROW: str(row)}, "workdir": row_workdir(folder, row)}
+                    for row, job in enumerate(waiting, free)
+                ),
+            )
 
     def _first(self, spec: JobSpec) -> int:
         """The job of a row that another machine was quicker to submit."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...accounts import duration
@@ -38,12 +38,18 @@ def job(engine: BalsamEngine, spec: JobSpec) -> None:
     app, slots = records.slots(engine.store.con, common.app_id)
     transfers(engine, app, slots, spec.transfers or {})
     pythons.warn(engine, app)
+    tags(common.tags)
     for key, word in common.tags.items():
-        if key.startswith("bj_"):
-            raise BadInput(f"Tags that begin with 'bj_' are this package's own; call {key!r} something else.")
         if not isinstance(word, str):
             raise BadInput(f"Tag {key!r} must be text, not {word!r}.")
     place(spec)
+
+
+def tags(names: Iterable[str]) -> None:
+    """Refuse names of tags that say which row a job is."""
+    for name in names:
+        if name.startswith("bj_"):
+            raise BadInput(f"Tags that begin with 'bj_' are this package's own; call {name!r} something else.")
 
 
 def place(spec: JobSpec) -> None:
@@ -139,8 +145,8 @@ def request(engine: BalsamEngine, asked: AllocationRequest) -> dict[str, Any]:
             f"Project {project!r} cannot be charged at {engine.site.name!r}; there is {listing(projects)}."
             f"{nearest(project, projects)}"
         )
-    for tags in (asked.filter_tags, *(part["filter_tags"] for part in asked.partitions)):
-        for word in (word for pair in tags.items() for word in pair):
+    for wanted in (asked.filter_tags, *(part["filter_tags"] for part in asked.partitions)):
+        for word in (word for pair in wanted.items() for word in pair):
             if not _WORD.fullmatch(word):
                 raise BadInput(
                     f"A Balsam site cannot look for the tag {word!r}, which would not pass through its job script: "
