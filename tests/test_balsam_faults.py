@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Site, Sweep, open_site
-from balsam_jupyter.engines.balsam import changes
+from balsam_jupyter.engines.balsam import acts, changes
 from balsam_jupyter.ensemble import Ensemble
 from balsam_jupyter.errors import BadInput, BalsamJupyterError, NotSignedIn
 from balsam_jupyter.models import Query
@@ -151,6 +151,25 @@ def test_the_server_is_killed_in_a_submission(
     whole(bare_site, 10_500)
 
 
+def test_a_rename_that_fails(
+    exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ens = exctr.submit_sweep("hello", Sweep.grid(number=range(5)), name="rows")
+    with proxy.spoil(faults.every(1, faults.answers(503), "PATCH", "/jobs")), pytest.raises(BalsamJupyterError):
+        ens.rename("lines")
+    assert [one.name for one in exctr.ensembles()] == ["rows"]
+
+    def killed(*given: object) -> int:
+        raise KeyboardInterrupt  # as SIGKILL: nothing is set right
+
+    with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
+        during.setattr(acts, "patch", killed)
+        ens.rename("lines")
+    assert exctr.submit_sweep("hello", Sweep.grid(number=range(6)), name="rows").new == 1
+    assert [one.name for one in exctr.ensembles()] == ["rows"]
+    whole(bare_site, 6)
+
+
 def test_every_tenth_request_is_reset(exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy) -> None:
     with proxy.spoil(faults.every(10, faults.reset)):
         for number in range(1, 21):
@@ -231,6 +250,8 @@ POLLING = {
     "500": faults.answers(500, {"detail": "Internal Server Error"}),
     "422": faults.answers(422, {"detail": []}),
     "a login page": faults.answers(200, "<html>Please log in</html>"),
+    "rows of another form": faults.answers(200, {"count": 1, "results": [{"id": 1, "tags": None}]}),
+    "no rows": faults.answers(200, {"count": 1, "results": ["<b>"]}),
     "half an answer": faults.edited(lambda found: {"count": found.get("count", 0)} if isinstance(found, dict) else {}),
 }
 

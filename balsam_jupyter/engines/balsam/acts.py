@@ -10,9 +10,9 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ...errors import BadInput, Unsupported, many
+from ...errors import BadInput, BalsamJupyterError, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
 from . import truth, wire
@@ -21,6 +21,8 @@ from .rest import PAGE
 
 if TYPE_CHECKING:
     from .engine import BalsamEngine
+
+T = TypeVar("T")
 
 _RUNS = ("RUNNING",)
 _SETTLES = ("RUN_DONE", "POSTPROCESSED", "STAGED_OUT")  # its program has ended
@@ -44,7 +46,7 @@ class Job(NamedTuple):
     """Whether the site's agent is at its hooks now, and will say what state it is in then."""
 
 
-def some(ids: Iterable[int], most: int) -> Iterator[list[int]]:
+def some(ids: Iterable[T], most: int) -> Iterator[list[T]]:
     stream = iter(ids)
     while part := list(islice(stream, most)):
         yield part
@@ -294,16 +296,25 @@ def _fail_children(engine: BalsamEngine) -> int:
     return patch(engine, ({"id": child, "state": "FAILED", "state_data": {"message": why[child]}} for child in wait))
 
 
-def rename(engine: BalsamEngine, name: str, new: str, generations: Iterable[int], store: Callable[[], None]) -> None:
-    """Give an ensemble's jobs another name, then the ensemble."""
+def rename(
+    engine: BalsamEngine, name: str, new: str, generations: Iterable[int], store: Callable[[str, str], None]
+) -> None:
+    """Give an ensemble's jobs another name, once the mirror has it; `store` renames there."""
     if engine.store.con.execute("SELECT 1 FROM ensemble WHERE name = ?", (new,)).fetchone():
         raise BadInput(f"There is an ensemble {new!r} already; choose another name, or delete that one first.")
-    store()
-    for generation in generations:
-        theirs = found(engine, Query(ensemble=new, generation=generation))
+    store(name, new)
 
-        def tags(job: Job) -> dict[str, str]:
-            follows = {"workflow": new} if job.tags.get("workflow") == name else {}
-            return {**job.tags, wire.ENSEMBLE: new, **follows}
+    def tags(job: Job) -> dict[str, str]:
+        follows = {"workflow": new} if job.tags.get("workflow") == name else {}
+        return {**job.tags, wire.ENSEMBLE: new, **follows}
 
-        patch(engine, ({"id": job.id, "tags": tags(job)} for job in theirs))
+    renamed = 0
+    try:
+        for generation in generations:
+            theirs = found(engine, Query(ensemble=new, generation=generation))
+            for part in some(theirs, PAGE):
+                renamed += patch(engine, ({"id": job.id, "tags": tags(job)} for job in part))
+    except BalsamJupyterError:
+        if not renamed:
+            store(new, name)
+        raise

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import BalsamJupyterError, NoAnswer, NotFound, NotSignedIn
+from ...errors import BalsamJupyterError, NoAnswer, NotFound, NotSignedIn, ServiceError
 from . import apps, mirror, queue, wire
 from .mirror import Mirror
 from .news import Apply
@@ -93,7 +93,7 @@ class Changes:
             if (recent and not now) or (now and self._generation != generation and recent):
                 return
             try:
-                changed = self._poll(patience)
+                changed = self._understood(patience)
                 if self.silence is not None:
                     log.warning("%s answers again.", self._rest.address)
                 self.silence = None
@@ -111,6 +111,16 @@ class Changes:
             finally:
                 self._generation += 1
                 self._looked, self._put_off = time.monotonic(), False
+
+    def _understood(self, patience: float) -> int:
+        try:
+            return self._poll(patience)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.debug("a poll", exc_info=True)
+            raise ServiceError(
+                f"{self._rest.address} gave an answer that cannot be understood ({type(error).__name__}: {error}): is "
+                "it another version of Balsam?"
+            ) from error
 
     def check(self, ensemble: str, generation: int) -> bool:
         """Have all rows of an ensemble here, also what another machine submitted or somebody deleted just now.
@@ -258,7 +268,7 @@ class Changes:
             self.learn_apps(rows)
             with self._store.transaction() as con:
                 apply = Apply(con, time.time())
-                apply.jobs(rows)
+                apply.jobs(rows, places=True)
                 apply.done()
         with self._store.transaction() as con:
             here = {job_id for (job_id,) in con.execute("SELECT id FROM job")}

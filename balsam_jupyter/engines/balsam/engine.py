@@ -261,9 +261,9 @@ class BalsamEngine(PageCalls, Refused):
     def rename_ensemble(self, name: str, new: str) -> None:
         generations = [one.generation for one in self.ensembles(name)]
 
-        def store() -> None:
+        def store(before: str, after: str) -> None:
             with self.store.transaction() as con:
-                ensembles.rename(con, name, new)
+                ensembles.rename(con, before, after)
 
         acts.rename(self, name, new, generations, store)
 

@@ -41,8 +41,11 @@ class Apply:
         self.members = Membership(con, now, self._apps)
         self._births: list[tuple[int, tuple[str, ...], float]] = []
 
-    def jobs(self, rows: Sequence[Row], events: Mapping[int, list[Row]] | None = None) -> None:
-        """New and changed jobs. `events` has those of some of them, by job."""
+    def jobs(self, rows: Sequence[Row], events: Mapping[int, list[Row]] | None = None, places: bool = False) -> None:
+        """New and changed jobs. `events` has those of some of them, by job.
+
+        `places`: also look which rows those are that did not change: a rename may have been broken off.
+        """
         before = known(self.con, (row["id"] for row in rows))
         fresh = []
         for row in rows:
@@ -52,6 +55,8 @@ class Apply:
                 fresh.append(row)
             elif found.last_update != wire.stamp(row) or (events and job_id in events):
                 self._update(row, found, (events or {}).get(job_id))
+            elif places:
+                self.members.move(row, wire.own_tags(row["tags"])[1])
         fresh.sort(key=lambda row: int(row["id"]))
         self._insert(fresh, events or {})
 
