@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -49,27 +49,41 @@ class Rest:
         """Requests made, and bytes of the bodies of their answers."""
         self.clock: float | None = None
         """What the service's clock said in its last answer (seconds since the epoch)."""
-        self._client: tuple[int, httpx.Client] | None = None
-        self._making = threading.Lock()
+        self._client: httpx.Client | None = None
+        self._retired: list[httpx.Client] = []
+        self._asking = 0  # requests that are under way
+        self._lock = threading.Lock()
 
-    @property
-    def _http(self) -> httpx.Client:
-        """The connections of this process; those of a parent's would carry its answers, too."""
-        with self._making:
-            if self._client is None or self._client[0] != os.getpid() or self._client[1].is_closed:
-                client = httpx.Client(
+    @contextmanager
+    def _connections(self) -> Iterator[httpx.Client]:
+        """Connections for a request. A socket is never closed while another thread waits at it: it would wait on."""
+        with self._lock:
+            if self._client is None:
+                self._client = httpx.Client(
                     base_url=self.address,
                     timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
                     limits=httpx.Limits(max_connections=8, keepalive_expiry=_KEPT_S),
                     headers={"user-agent": "balsam-jupyter"},
                     follow_redirects=False,
                 )
-                self._client = os.getpid(), client
-            return self._client[1]
+            client = self._client
+            self._asking += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._asking -= 1
+            self._close_retired()
+
+    def _close_retired(self) -> None:
+        with self._lock:
+            idle, self._retired = ([], self._retired) if self._asking else (self._retired, [])
+        for client in idle:
+            client.close()
 
     def after_fork(self) -> None:
-        """In a forked child: the thread that may have held the lock stayed in the parent."""
-        self._making = threading.Lock()
+        """In a forked child: the parent's connections carry its answers, and its threads stayed there."""
+        self._client, self._retired, self._asking, self._lock = None, [], 0, threading.Lock()
 
     def __repr__(self) -> str:
         return f"Rest({self.address!r})"
@@ -114,9 +128,12 @@ class Rest:
             return
 
     def close(self) -> None:
-        """Let go of the connections; whoever asks again gets new ones."""
-        if self._client is not None and self._client[0] == os.getpid():
-            self._client[1].close()
+        """Let go of the connections, once nobody waits for an answer; whoever asks again gets new ones."""
+        with self._lock:
+            if self._client is not None:
+                self._retired.append(self._client)
+                self._client = None
+        self._close_retired()
 
     def _repeated(self, method: str, path: str, params: Params, body: Any, patience: float) -> Any:
         until, pause = time.monotonic() + patience, 0.1
@@ -145,11 +162,10 @@ class Rest:
             headers["connection"] = "close"  # some servers send a body with a 204, which spoils the connection
         self.requests += 1
         try:
-            response = self._http.request(method, path, params=list(params), content=content, headers=headers)
+            with self._connections() as http:
+                response = http.request(method, path, params=list(params), content=content, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoAnswer(f"{self.address} does not answer ({_reason(error)}).") from None
-        except RuntimeError:  # closed by another thread, just now
-            raise NoAnswer(f"{self.address} was not asked: the site was closed.") from None
         except httpx.HTTPError as error:
             raise LostAnswer(f"{self.address} broke off while it answered ({_reason(error)}).") from None
         self.received += len(response.content)
