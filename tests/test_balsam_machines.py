@@ -147,6 +147,40 @@ def test_retry_from_two_machines(machine: Machine, bare_site: ServiceSite) -> No
     assert {job["state"] for job in bare_site.jobs()} == {"RUNNING"}
 
 
+def test_verbs_of_many_rows(machine: Machine) -> None:
+    """More rows than one answer of the service has."""
+    ens = machine().submit_sweep("Hello", Sweep.grid(number=range(6_000)), name="rows")
+    assert ens.kill() == 6_000
+    assert ens.counts()["USER_KILLED"] == 6_000
+    assert ens.retry() == 6_000
+    ens.rename("lines")
+    assert (len(ens), ens.counts()["WAITING"]) == (6_000, 6_000)
+    assert ens.kill(purge=True) == 6_000
+    assert len(ens) == 0
+
+
+def test_generations_are_renamed_together(machine: Machine, bare_site: ServiceSite) -> None:
+    ada = machine()
+    ens = ada.submit_sweep("Hello", Sweep.grid(number=range(5)), name="rows")
+    bare_site.report([task.id for task in ens.tasks()], "PREPROCESSED", "RUNNING", "RUN_DONE", "JOB_FINISHED")
+    look(ada)
+    assert ens.counts()["FINISHED"] == 5 == len(ens.to_dataframe())
+
+    class Hello(ApplicationDefinition):
+        command_template = "echo good evening {{ number }}"
+
+    ada.register_app(Hello)
+    ada.submit_sweep("Hello", Sweep.grid(number=range(3)), name="rows", if_changed="fresh").rename("lines")
+    look(ada)
+    assert sorted(
+        (one.name, one.generation, len(one)) for one in [ada.ensemble("lines", 1), ada.ensemble("lines")]
+    ) == [
+        ("lines", 1, 5),
+        ("lines", 2, 3),
+    ]
+    assert {job["tags"]["bj_ensemble"] for job in bare_site.jobs()} == {"lines"}
+
+
 def test_tags_from_two_machines(machine: Machine, bare_site: ServiceSite) -> None:
     ada, ben = machine(), machine()
     ens = ada.submit_sweep("Hello", Sweep.grid(number=range(5)), name="rows")

@@ -310,10 +310,10 @@ def rename(
 
     renamed = 0
     try:
-        for generation in generations:
-            theirs = found(engine, Query(ensemble=new, generation=generation))
-            for part in some(theirs, PAGE):
-                renamed += patch(engine, ({"id": job.id, "tags": tags(job)} for job in part))
+        # all at first: what is read in between still has the old name, and is there again until it is patched
+        theirs = [job for one in generations for job in found(engine, Query(ensemble=new, generation=one))]
+        for part in some(theirs, PAGE):
+            renamed += patch(engine, ({"id": job.id, "tags": tags(job)} for job in part))
     except BalsamJupyterError:
         if not renamed:
             store(new, name)

@@ -140,7 +140,7 @@ class Changes:
     def catch_up(self) -> None:
         """Look until all is read that has changed up to now."""
         self.look(now=True)
-        while self._behind and self.silence is None:
+        while self._offset and self.silence is None:
             self.look(now=True)
 
     def _resync_now(self) -> None:

@@ -138,10 +138,10 @@ class BalsamEngine(PageCalls, Refused):
         self.changes.look(now)
 
     def look_again(self) -> None:
-        """After something was changed at the service."""
+        """After something was changed at the service: all of it is in the mirror then."""
         self.changes.hurry()
         if self._settling != threading.get_ident():
-            self.changes.look(now=True)
+            self.changes.catch_up()
 
     def forget(self, ids: Iterable[int]) -> None:
         """Jobs that were just removed."""
