@@ -94,7 +94,7 @@ def test_a_kernel_that_is_killed_while_it_submits(
 
 def _in_a_fork(site: Site, answers: Any) -> None:
     site.engine.refresh(now=True)
-    answers.put((site.engine.silence, site.engine.sites()[0].name))
+    answers.put((site.engine.silence, site.name in [one.name for one in site.engine.sites()]))
 
 
 def test_forks(exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy) -> None:
@@ -114,7 +114,7 @@ def test_forks(exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy) -> N
         assert asked.wait(20)
         child = FORK.Process(target=_in_a_fork, args=(site, answers))
         child.start()
-        assert answers.get(timeout=20) == (None, bare_site.name)
+        assert answers.get(timeout=20) == (None, True)
         released.set()
         looks.join(20)
     child.join(20)
