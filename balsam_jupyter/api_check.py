@@ -74,13 +74,18 @@ def json_map(name: str, value: object) -> dict[str, Any]:
     return found
 
 
+def is_text(value: object) -> bool:
+    """Whether it is text that can be stored: without NUL, and without the halves of characters."""
+    return isinstance(value, str) and "\0" not in value and value == value.encode(errors="ignore").decode()
+
+
 def text_map(name: str, value: object) -> dict[str, str]:
     """A mapping of text to text; numbers become text."""
     given = mapping(name, value)
     for key, word in given.items():
-        if not isinstance(key, str) or not key or "=" in key or ":" in key or "\0" in key:
+        if not is_text(key) or not key or "=" in key or ":" in key:
             raise BadInput(f"{name}: the key {key!r} must be text without '=' and ':'.")
-        if not isinstance(word, str | int | float) or "\0" in str(word):
+        if not isinstance(word, str | int | float) or not is_text(str(word)):
             raise BadInput(f"{name}: the value of {key!r} must be text, not {word!r}.")
     return {key: str(word) for key, word in given.items()}
 
@@ -91,7 +96,7 @@ def workdir_below(workdir: object, top: str = "") -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts:
         raise BadInput(f"The work directory {text!r} must lie below the site's data folder: relative, without '..'.")
-    if not path.parts or "\0" in text:
+    if not path.parts or not is_text(text):
         raise BadInput(f"{text!r} is not the name of a work directory.")
     return str(PurePosixPath(top) / path) if top else str(path)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Site, Sweep, open_site
+from balsam_jupyter.engines.balsam import acts, changes
 from balsam_jupyter.ensemble import Ensemble
 from balsam_jupyter.errors import BadInput, BalsamJupyterError, NotSignedIn
 from balsam_jupyter.models import Query
@@ -103,7 +104,7 @@ def test_a_refused_submission(exctr: BalsamExecutor, bare_site: ServiceSite, pro
         exctr.submit_sweep("hello", Sweep.grid(number=range(50)), name="rows")
     assert "value is not a valid path" in one_line(caught.value)
     assert proxy.spoilt == 1  # it is not asked again
-    assert bare_site.jobs() == []
+    assert bare_site.jobs() == [] == exctr.ensembles()
     exctr.submit_sweep("hello", Sweep.grid(number=range(50)), name="rows")
     whole(bare_site, 50)
 
@@ -148,6 +149,25 @@ def test_the_server_is_killed_in_a_submission(
     back[0].join()
     assert len(ens) == 10_500
     whole(bare_site, 10_500)
+
+
+def test_a_rename_that_fails(
+    exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ens = exctr.submit_sweep("hello", Sweep.grid(number=range(5)), name="rows")
+    with proxy.spoil(faults.every(1, faults.answers(503), "PATCH", "/jobs")), pytest.raises(BalsamJupyterError):
+        ens.rename("lines")
+    assert [one.name for one in exctr.ensembles()] == ["rows"]
+
+    def killed(*given: object) -> int:
+        raise KeyboardInterrupt  # as SIGKILL: nothing is set right
+
+    with monkeypatch.context() as during, pytest.raises(KeyboardInterrupt):
+        during.setattr(acts, "patch", killed)
+        ens.rename("lines")
+    assert exctr.submit_sweep("hello", Sweep.grid(number=range(6)), name="rows").new == 1
+    assert [one.name for one in exctr.ensembles()] == ["rows"]
+    whole(bare_site, 6)
 
 
 def test_every_tenth_request_is_reset(exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy) -> None:
@@ -230,6 +250,8 @@ POLLING = {
     "500": faults.answers(500, {"detail": "Internal Server Error"}),
     "422": faults.answers(422, {"detail": []}),
     "a login page": faults.answers(200, "<html>Please log in</html>"),
+    "rows of another form": faults.answers(200, {"count": 1, "results": [{"id": 1, "tags": None}]}),
+    "no rows": faults.answers(200, {"count": 1, "results": ["<b>"]}),
     "half an answer": faults.edited(lambda found: {"count": found.get("count", 0)} if isinstance(found, dict) else {}),
 }
 
@@ -269,6 +291,22 @@ def test_late_events_out_of_order(exctr: BalsamExecutor, bare_site: ServiceSite)
     assert {task.errcode for task in tasks[20:]} == {3}
     assert "no such file" in str(ens.failures())
     assert min(task.runtime for task in tasks) >= 0
+
+
+def test_a_poll_that_breaks_off_is_made_again(
+    exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changed is asked for until it is taken in, also when that takes longer than the overlap of two polls."""
+    ens = exctr.submit_sweep("hello", Sweep.grid(number=range(3)), name="rows")
+    engine = exctr.site.engine
+    engine.refresh(now=True)
+    monkeypatch.setattr(changes, "OVERLAP_S", -30.0)
+    with proxy.spoil(faults.every(1, faults.answers(500), "GET", "/events")):
+        bare_site.report(ids_of(ens), "PREPROCESSED", "RUNNING")
+        engine.refresh(now=True)
+        assert engine.silence is not None
+    engine.refresh(now=True)
+    assert counts(ens) == {"RUNNING": 3}
 
 
 def test_hidden_events(exctr: BalsamExecutor, bare_site: ServiceSite, proxy: Proxy) -> None:

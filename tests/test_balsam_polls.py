@@ -129,7 +129,8 @@ def test_twins_are_one_row(bare_site: ServiceSite, signed_in: Path, monkeypatch:
     first = bare_site.jobs()[0]
     sent = ("app_id", "tags", "serialized_parameters", "num_nodes", "ranks_per_node", "node_packing_count")
     with bare_site.service.client() as client:
-        twin = {name: first[name] for name in sent} | {"workdir": "rows/twin"}
+        tags = {**first["tags"], "bj_batch": "of another machine"}
+        twin = {name: first[name] for name in sent} | {"workdir": "rows/twin", "tags": tags}
         client.post("/jobs/", json=[twin]).raise_for_status()
     monkeypatch.setenv("BALSAM_JUPYTER_HOME", str(signed_in.parent / "elsewhere"))
     site = open_site(bare_site.name, engine="balsam")

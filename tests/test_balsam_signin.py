@@ -21,6 +21,8 @@ from balsam_jupyter import cli
 from balsam_jupyter.engines.balsam import signin
 from balsam_jupyter.errors import NoAnswer, NotSignedIn, ServiceError
 
+from .balsam_service import proxy as faults
+from .balsam_service.proxy import Answer, Forward, Proxy, Request
 from .balsam_service.run import ENVIRONMENT, ROOT
 from .balsam_service.service import Service
 
@@ -117,6 +119,9 @@ def test_mistakes(balsam_service: Service, file: Path) -> None:
         (["balsam.example.org"], 2, "'balsam.example.org' is no address of a service"),
         (["https://ada:secret@balsam.example.org"], 2, "Write the address alone"),
         ([balsam_service.url, "--password-stdin"], 2, "name the user"),
+        (["http://127.0.0.1:port"], 2, "'http://127.0.0.1:port' is no address of a service"),
+        (["http://[::1"], 2, "is no address of a service"),
+        (["http://balsam..org"], 2, "is no address of a service"),
         (["http://127.0.0.1:9"], 1, "http://127.0.0.1:9 does not answer"),
         ([balsam_service.url + "/nowhere"], 1, "is no Balsam service"),
     ]:
@@ -124,6 +129,33 @@ def test_mistakes(balsam_service: Service, file: Path) -> None:
         assert what in said
         assert "secret" not in said
         assert len(said.splitlines()) <= 2
+
+
+def test_a_token_that_cannot_be_kept(balsam_service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in ("/proc/nowhere/client.yml", "/dev/null/client.yml", "~nobody-of-that-name/client.yml"):
+        monkeypatch.setenv("BALSAM_CLIENT_PATH", path)
+        words = [balsam_service.url, "-u", balsam_service.user, "--password-stdin"]
+        said = login(*words, typed=balsam_service.password, code=1).output
+        assert said.startswith(f"Error: {path}")
+        assert len(said.splitlines()) == 1
+
+
+def test_odd_passwords(balsam_service: Service, file: Path) -> None:
+    words = ["login", balsam_service.url, "-u", balsam_service.user, "--password-stdin"]
+    for typed, code, what in [(b"", 1, "does not know this user"), (b"\xff\n", 2, "is no password")]:
+        result = CliRunner().invoke(cli.main, words, input=typed)
+        assert (result.exit_code, what in result.output) == (code, True), result.output
+
+
+def test_a_service_that_has_moved(proxy: Proxy, file: Path) -> None:
+    """Neither password nor token follows."""
+
+    async def moved(request: Request, forward: Forward) -> Answer:
+        return Answer(301, {"location": f"https://balsam.example.org{request.target}"}, b"")
+
+    with proxy.spoil(faults.every(1, moved)):
+        said = login(proxy.url, "-u", "ada", "--password-stdin", typed="x", code=1).output
+    assert f"{proxy.url} is elsewhere now (https://balsam.example.org)" in said
 
 
 BAD_FILES = {
@@ -134,6 +166,10 @@ BAD_FILES = {
     "strange token": 'api_root: http://127.0.0.1:1\ntoken: "s3cret\\nX-Admin: 1"\n',
     "strange expiry": "api_root: http://127.0.0.1:1\ntoken: s3cret\ntoken_expiry: soon\n",
     "broken": "api_root: [http://127.0.0.1:1\ntoken: s3cret\n",
+    "password in the address": "api_root: http://ada:s3cret@127.0.0.1:1\ntoken: abc\n",
+    "strange port": "api_root: http://127.0.0.1:port\ntoken: s3cret\n",
+    "strange host": "api_root: http://balsam..org\ntoken: s3cret\n",
+    "deep": "[" * 5000,
     "not text": "\udcff\udcfe",
 }
 
@@ -157,6 +193,13 @@ def test_no_file(file: Path) -> None:
         signin.read()
     file.mkdir(parents=True)
     with pytest.raises(NotSignedIn, match="cannot be read"):
+        signin.read()
+
+
+def test_a_token_that_expired_long_ago(file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("api_root: http://127.0.0.1:1\ntoken: abc\ntoken_expiry: 0001-01-01 00:00:00\n")
+    with pytest.raises(NotSignedIn, match="expired on"):
         signin.read()
 
 

@@ -56,6 +56,9 @@ def test_what_would_never_run_is_refused(exctr: BalsamExecutor, balsam_site: Ser
         ({"num_nodes": 3}, "3 nodes are too many"),
         ({"wall_time_min": 5000}, "longer than any allocation"),
         ({"workdir": "../outside"}, "work directory"),
+        ({"workdir": "x" * 300}, "has 314 characters, and Balsam takes 256"),
+        ({"workdir": "half of a \ud800"}, "not the name of a work directory"),
+        ({"tags": {"half": "\ud800"}}, "must be text"),
         ({"scratch": True}, "cleanup_files"),
         ({"tags": {"bj_row": "1"}}, "bj_"),
     ):
@@ -66,11 +69,28 @@ def test_what_would_never_run_is_refused(exctr: BalsamExecutor, balsam_site: Ser
         ({"project": "gold"}, "'gold' cannot be charged"),
         ({"wall_time_min": 5000}, "too long"),
         ({"wf_filter": "x"}, "by its tag"),
+        ({"filter_tags": {"study": "a b"}}, "the tag 'a b', which would not pass"),
+        ({"filter_tags": {"study": "$(reboot)"}}, "would not pass"),
         ({"optional_params": {"ssd": "1"}}, "no parameter 'ssd'"),
     ):
         with pytest.raises((BadInput, Unsupported), match=said):
             exctr.submit_allocation(exctr.site.id, **{"num_nodes": 1, "wall_time_min": 5, **wrong})
     assert balsam_site.service.count() == before
+    waits = exctr.submit_sweep("Nap", {"seconds": [1]}, name=f"nap-{secrets.token_hex(3)}")
+    with pytest.raises(BadInput, match="bj_"):
+        waits.tag(bj_row="7")
+    job = waits.tasks()[0].process
+    assert job is not None
+    for field, value, said in (
+        ("num_nodes", 3, "too many"),
+        ("wall_time_min", 5000, "longer"),
+        ("tags", {"bj_": ""}, "bj_"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            setattr(job, field, value)
+            job.save()
+        job.refresh_from_db()
+    waits.kill(purge=True)
     for refused in (exctr.site.engine.vacuum, exctr.site.engine.check, lambda: exctr.site.service.start()):
         with pytest.raises(Unsupported):
             refused()

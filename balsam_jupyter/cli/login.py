@@ -35,12 +35,26 @@ def login(url: str | None, user: str | None, password_stdin: bool) -> Shown:
     signin.takes_passwords(root)
     if signin.is_open(root):
         click.echo(f"Warning: {root} has no encryption: others on the way can read the password.", err=True)
-    name = user or click.prompt("User", default=getpass.getuser(), err=True)
-    password = (
-        sys.stdin.readline().rstrip("\r\n") if password_stdin else click.prompt("Password", hide_input=True, err=True)
-    )
+    name = user or click.prompt("User", default=_user(), err=True)
+    password = _piped() if password_stdin else click.prompt("Password", hide_input=True, err=True)
     found = signin.sign_in(root, name, password)
     file = str(signin.client_file())
     until = None if found.expires is None else datetime.fromtimestamp(found.expires).isoformat(" ", "minutes")
     line = f"Signed in to {root} as {name}" + (f" until {until}." if until else ".")
     return Shown({"service": root, "user": name, "expires": until, "file": file}, lines=[line])
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # in many a container nobody has a name
+        return None
+
+
+def _piped() -> str:
+    from ..errors import BadInput
+
+    try:
+        return sys.stdin.readline().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise BadInput("What is on standard input is no password: it is not UTF-8.") from None

@@ -10,16 +10,19 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ...errors import BadInput, Unsupported, many
+from ...errors import BadInput, BalsamJupyterError, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
-from . import apps, transfers, wire
+from . import apps, transfers, truth, wire
+from .news import shown_state
 from .rest import PAGE
 
 if TYPE_CHECKING:
     from .engine import BalsamEngine
+
+T = TypeVar("T")
 
 _RUNS = ("RUNNING",)
 _SETTLES = ("RUN_DONE", "POSTPROCESSED", "STAGED_OUT")  # its program has ended
@@ -43,14 +46,14 @@ class Job(NamedTuple):
     """Whether the site's agent is at its hooks now, and will say what state it is in then."""
 
 
-def some(ids: Iterable[int], most: int) -> Iterator[list[int]]:
+def some(ids: Iterable[T], most: int) -> Iterator[list[T]]:
     stream = iter(ids)
     while part := list(islice(stream, most)):
         yield part
 
 
-def found(engine: BalsamEngine, query: Query) -> list[Job]:
-    """The jobs a query names."""
+def known(engine: BalsamEngine, query: Query) -> list[Job]:
+    """The jobs a query names, as they were when the service was asked last."""
     con = engine.store.con
     ids = jobs.ids(con, query)
     jobs_found: list[Job] = []
@@ -65,6 +68,15 @@ def found(engine: BalsamEngine, query: Query) -> list[Job]:
             both = {**json.loads(tags), **json.loads(ours)}
             jobs_found.append(Job(number, state, both, json.loads(data), attempts, batch_job))
     return jobs_found
+
+
+def found(engine: BalsamEngine, query: Query) -> list[Job]:
+    """The jobs a query names, as they are at the service now: another machine may have changed or deleted some.
+
+    One that a launcher has taken counts as running.
+    """
+    there = _as_they_are(engine, known(engine, query))
+    return [job for job in there if query.states is None or job.state in query.states]
 
 
 def patch(engine: BalsamEngine, rows: Iterable[dict[str, Any]]) -> int:
@@ -86,7 +98,7 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
     running : {"refuse", "leave", "revoke"}
         What becomes of those that run: an error, once the others are killed; nothing; or their allocations are revoked.
     """
-    alive = [job for job in found(engine, query) if job.state not in TERMINAL]
+    alive = [job for job in known(engine, query) if job.state not in TERMINAL]
     now = _once_let_go(engine, alive, lambda job: job.held, _HOOKS_S)
     waiting = [job for job in now if job.state not in (*_RUNS, *_SETTLES)]
     runs = [job for job in now if job.state in _RUNS]
@@ -104,11 +116,11 @@ def kill(engine: BalsamEngine, query: Query, running: str = "refuse") -> int:
     return killed
 
 
-def _once_let_go(engine: BalsamEngine, known: list[Job], busy: Callable[[Job], bool], most_s: float) -> list[Job]:
+def _once_let_go(engine: BalsamEngine, asked: list[Job], busy: Callable[[Job], bool], most_s: float) -> list[Job]:
     """These jobs once none is busy, or after so many seconds; those that had ended by then are left out."""
     deadline = time.monotonic() + most_s
     while True:
-        now = _as_they_are(engine, known)
+        now = [job for job in _as_they_are(engine, asked) if job.state not in TERMINAL]
         if not any(map(busy, now)) or time.monotonic() > deadline:
             return now
         time.sleep(0.5)
@@ -126,22 +138,23 @@ def _cannot(engine: BalsamEngine, runs: list[Job], killed: int) -> str:
     )
 
 
-def _as_they_are(engine: BalsamEngine, known: list[Job]) -> list[Job]:
-    """These jobs with the states they have at the service now; one that a launcher has taken counts as running."""
-    by_id = {job.id: job for job in known}
+def _as_they_are(engine: BalsamEngine, asked: list[Job]) -> list[Job]:
+    by_id = {job.id: job for job in asked}
     fresh: list[Job] = []
     for part in some(by_id, _AT_ONCE):
         _, rows = engine.rest.page("/jobs/", [*(("id", number) for number in part), ("limit", PAGE)])
         for row in rows:
             held = row.get("session_id") is not None
-            state = "RUNNING" if held and row["state"] in _HELD else row["state"]
-            if state not in TERMINAL:
-                job = by_id[row["id"]]
-                at_hooks = held and state not in _RUNS
-                fresh.append(
-                    job._replace(state=state, data=row["data"] or {}, batch_job_id=row["batch_job_id"], held=at_hooks)
+            state = "RUNNING" if held and row["state"] in _HELD else shown_state(row)
+            fresh.append(
+                by_id[row["id"]]._replace(
+                    state=state, tags=row["tags"], data=row["data"] or {}, batch_job_id=row["batch_job_id"],
+                    held=held and state not in _RUNS,
                 )
-    return fresh
+            )  # fmt: skip
+    if gone := by_id.keys() - {job.id for job in fresh}:
+        engine.forget(gone)
+    return sorted(fresh, key=lambda job: job.id)
 
 
 def _mark(engine: BalsamEngine, waiting: list[Job]) -> int:
@@ -187,9 +200,7 @@ def _with_unfinished_parents(engine: BalsamEngine, ids: list[int]) -> set[int]:
 
 def delete(engine: BalsamEngine, query: Query) -> int:
     """Remove jobs that do not run."""
-    idle = [job.id for job in _as_they_are(engine, found(engine, query)) if job.state not in _RUNS]
-    idle += [job.id for job in found(engine, query) if job.state in TERMINAL]
-    ids = sorted(set(idle))
+    ids = [job.id for job in found(engine, query) if job.state not in _RUNS]
     for part in some(ids, _AT_ONCE):
         engine.rest.delete("/jobs/", [("id", number) for number in part])
     if ids:
@@ -199,6 +210,7 @@ def delete(engine: BalsamEngine, query: Query) -> int:
 
 def tag(engine: BalsamEngine, query: Query, tags: Mapping[str, str | None]) -> int:
     """Merge tags into those of jobs; None removes one."""
+    truth.tags(tags)
     theirs = found(engine, query)
 
     def merged(job: Job) -> dict[str, str]:
@@ -210,6 +222,10 @@ def tag(engine: BalsamEngine, query: Query, tags: Mapping[str, str | None]) -> i
 
 def edit(engine: BalsamEngine, ids: Iterable[int], changes: dict[str, object]) -> int:
     """Change jobs that do not run."""
+    if isinstance(changes.get("tags"), Mapping):
+        truth.tags(changes["tags"])  # type: ignore[arg-type]
+    if isinstance(wants := changes.get("resources"), Resources):
+        truth.resources(engine, wants)
     idle = [job for job in found(engine, Query(ids=tuple(ids))) if job.state not in _RUNS]
     rows = []
     for job in idle:
@@ -229,8 +245,8 @@ def edit(engine: BalsamEngine, ids: Iterable[int], changes: dict[str, object]) -
             row["data"] = {**given, **{key: word for key, word in job.data.items() if key.startswith("bj_")}}
         if "parameters" in changes:
             row["serialized_parameters"] = wire.packed(changes["parameters"])  # type: ignore[arg-type]
-        if isinstance(asked := changes.get("resources"), Resources):
-            row |= wire.asked(asked, 1)
+        if isinstance(wants, Resources):
+            row |= wire.asked(wants, 1)
         rows.append(row)
     return patch(engine, rows)
 
@@ -240,12 +256,10 @@ def set_values(engine: BalsamEngine, values: Iterable[tuple[int, str | bytes]]) 
     given = dict(values)
     texts = {number: value for number, value in given.items() if isinstance(value, str)}
     theirs = {job.id: job for job in found(engine, Query(ids=tuple(texts)))}
-    patch(engine, ({"id": n, "data": {**theirs[n].data, wire.VALUE: text}} for n, text in texts.items() if n in theirs))
+    patch(engine, ({"id": n, "data": {**job.data, wire.VALUE: texts[n]}} for n, job in theirs.items()))
     pickles = {number: value for number, value in given.items() if isinstance(value, bytes)}
-    patch(
-        engine,
-        ({"id": n, "serialized_return_value": base64.b64encode(value).decode()} for n, value in pickles.items()),
-    )
+    there = [job.id for job in found(engine, Query(ids=tuple(pickles)))]
+    patch(engine, ({"id": n, "serialized_return_value": base64.b64encode(pickles[n]).decode()} for n in there))
 
 
 def settle(engine: BalsamEngine) -> int:
@@ -266,7 +280,7 @@ def settle(engine: BalsamEngine) -> int:
     ).fetchall()
     if overtaken:
         ids = tuple(number for (number,) in overtaken)
-        waits = [job for job in _as_they_are(engine, found(engine, Query(ids=ids))) if job.state not in _RUNS]
+        waits = [job for job in found(engine, Query(ids=ids)) if job.state not in (*_RUNS, *TERMINAL)]
         done += _mark(engine, waits)
     return done + _fail_children(engine)
 
@@ -283,21 +297,29 @@ def _fail_children(engine: BalsamEngine) -> int:
     if not children:
         return 0
     why = {child: f"parent job {parent} is {state}" for child, parent, state in children}
-    return patch(
-        engine, ({"id": child, "state": "FAILED", "state_data": {"message": said}} for child, said in why.items())
-    )
+    wait = [job.id for job in found(engine, Query(ids=tuple(why))) if job.state == "AWAITING_PARENTS"]
+    return patch(engine, ({"id": child, "state": "FAILED", "state_data": {"message": why[child]}} for child in wait))
 
 
-def rename(engine: BalsamEngine, name: str, new: str, generations: Iterable[int], store: Callable[[], None]) -> None:
-    """Give an ensemble's jobs another name, then the ensemble."""
+def rename(
+    engine: BalsamEngine, name: str, new: str, generations: Iterable[int], store: Callable[[str, str], None]
+) -> None:
+    """Give an ensemble's jobs another name, once the mirror has it; `store` renames there."""
     if engine.store.con.execute("SELECT 1 FROM ensemble WHERE name = ?", (new,)).fetchone():
         raise BadInput(f"There is an ensemble {new!r} already; choose another name, or delete that one first.")
-    store()
-    for generation in generations:
-        theirs = found(engine, Query(ensemble=new, generation=generation))
+    store(name, new)
 
-        def tags(job: Job) -> dict[str, str]:
-            follows = {"workflow": new} if job.tags.get("workflow") == name else {}
-            return {**job.tags, wire.ENSEMBLE: new, **follows}
+    def tags(job: Job) -> dict[str, str]:
+        follows = {"workflow": new} if job.tags.get("workflow") == name else {}
+        return {**job.tags, wire.ENSEMBLE: new, **follows}
 
-        patch(engine, ({"id": job.id, "tags": tags(job)} for job in theirs))
+    renamed = 0
+    try:
+        # all at first: what is read in between still has the old name, and is there again until it is patched
+        theirs = [job for one in generations for job in found(engine, Query(ensemble=new, generation=one))]
+        for part in some(theirs, PAGE):
+            renamed += patch(engine, ({"id": job.id, "tags": tags(job)} for job in part))
+    except BalsamJupyterError:
+        if not renamed:
+            store(new, name)
+        raise

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import BalsamJupyterError, NoAnswer, NotSignedIn
+from ...errors import BalsamJupyterError, NoAnswer, NotFound, NotSignedIn, ServiceError
 from . import apps, mirror, queue, transfers, wire
-from .mirror import Apply, Mirror
+from .mirror import Mirror
+from .news import Apply
 from .rest import PAGE, Rest
 from .story import by_job
 
@@ -54,10 +55,15 @@ class Changes:
         self._site_read = float("-inf")
         self._offset = 0
         self._behind = False
+        self._odd: dict[tuple[str, int], int] = {}  # ensembles of which the service counts jobs that are no rows here
         self._generation = 0
         self.answered = time.monotonic()
         """When the service last gave a good answer (monotonic seconds)."""
         self.silence: Silence | None = None
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread that may have held the lock stayed in the parent."""
+        self._lock = threading.Lock()
 
     def due_in(self) -> float:
         """Seconds until somebody who waits looks again."""
@@ -83,11 +89,11 @@ class Changes:
         """
         generation = self._generation
         with self._lock:
-            recent = time.monotonic() - self._looked < PERIOD_S
+            recent = time.monotonic() - self._looked < PERIOD_S and self._store.note("since") is not None
             if (recent and not now) or (now and self._generation != generation and recent):
                 return
             try:
-                changed = self._poll(patience)
+                changed = self._understood(patience)
                 if self.silence is not None:
                     log.warning("%s answers again.", self._rest.address)
                 self.silence = None
@@ -106,12 +112,46 @@ class Changes:
                 self._generation += 1
                 self._looked, self._put_off = time.monotonic(), False
 
+    def _understood(self, patience: float) -> int:
+        try:
+            return self._poll(patience)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.debug("a poll", exc_info=True)
+            raise ServiceError(
+                f"{self._rest.address} gave an answer that cannot be understood ({type(error).__name__}: {error}): is "
+                "it another version of Balsam?"
+            ) from error
+
+    def check(self, ensemble: str, generation: int) -> bool:
+        """Have all rows of an ensemble here, also what another machine submitted or somebody deleted just now.
+
+        Whether there was any such. Where their numbers differ, what changed is read; if they still do, all jobs are.
+        """
+        tags = [("tags", f"{wire.ENSEMBLE}:{ensemble}"), ("tags", f"{wire.GENERATION}:{generation}")]
+        place = ensemble, generation
+        for missed in (self.catch_up, self._resync_now):
+            there, _ = self._rest.page("/jobs/", [("site_id", self._site), *tags, ("limit", 0)])
+            if there - mirror.rows(self._store.con, *place) == self._odd.get(place, 0):
+                return missed != self.catch_up
+            missed()
+        self._odd[place] = there - mirror.rows(self._store.con, *place)
+        return True
+
+    def catch_up(self) -> None:
+        """Look until all is read that has changed up to now."""
+        self.look(now=True)
+        while self._offset and self.silence is None:
+            self.look(now=True)
+
+    def _resync_now(self) -> None:
+        with self._lock:
+            self.resync()
+
     def _poll(self, patience: float) -> int:
         if self._store.note("since") is None:
             self.resync()
             return 1
-        rows = self._changed_jobs(patience)
-        changed, left = self._take(rows)  # of the three requests, one is made
+        changed, left = self._changed_jobs(patience)  # of the three requests, one is made
         self._turn += 1
         if left and time.monotonic() - self._site_read > _SITE_S:
             self._read_site(patience)
@@ -134,19 +174,22 @@ class Changes:
             self._behind = self._behind or len(pending) == _EVENTS_OF
         return changed + self._settle()
 
-    def _changed_jobs(self, patience: float) -> list[dict[str, Any]]:
+    def _changed_jobs(self, patience: float) -> tuple[int, int]:
+        """Take in what changed; how many jobs, and how many more requests may be made."""
         since = self._store.note("since")
         params = [("site_id", self._site), ("last_update_after", wire.utc(since)), ("ordering", "id"), ("limit", PAGE)]
         asked = self._clock()
         count, rows = self._rest.page("/jobs/", [*params, ("offset", self._offset)], patience)
+        asked = self._rest.clock or asked
+        taken = self._take(rows)  # only then is it not asked for again
         self._behind = self._offset + len(rows) < count
         if self._behind:
             self._offset += len(rows)
         else:
             self._offset = 0
             with self._store.transaction() as con:
-                mirror.keep(con, "since", max(since, (self._rest.clock or asked) - OVERLAP_S))
-        return rows
+                mirror.keep(con, "since", max(since, asked - OVERLAP_S))
+        return taken
 
     def _clock(self) -> float:
         return self._rest.clock or time.time()
@@ -210,7 +253,10 @@ class Changes:
             self._suspect = state or "all"
 
     def _read_site(self, patience: float) -> None:
-        record = self._rest.get(f"/sites/{self._site}", patience=patience)
+        try:
+            record = self._rest.get(f"/sites/{self._site}", patience=patience)
+        except NotFound:
+            raise NotFound(f"{self._rest.address} has this site no more: somebody deleted it there.") from None
         with self._store.transaction() as con:
             mirror.keep(con, "site", record)
         self._site_read = time.monotonic()
@@ -231,7 +277,7 @@ class Changes:
             self.learn_apps(rows)
             with self._store.transaction() as con:
                 apply = Apply(con, time.time())
-                apply.jobs(rows)
+                apply.jobs(rows, places=True)
                 apply.done()
         with self._store.transaction() as con:
             here = {job_id for (job_id,) in con.execute("SELECT id FROM job")}

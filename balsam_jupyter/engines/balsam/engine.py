@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import threading
 import time
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from ...accounts import Agree, Usage
 from ...codec import decode
@@ -38,12 +41,16 @@ from . import acts, adoption, apps, mirror, pythons, queue, signin, site, story,
 from . import jobs as submission
 from .accounts import RemoteAccounts
 from .changes import Changes
-from .mirror import Apply, Mirror
+from .mirror import Mirror
+from .news import Apply
 from .refused import Refused
 from .rest import Rest
 
 _LOOK_S = 0.25  # how often a waiting thread looks whether another process has read something
 _UNKNOWN_CORES = 64
+
+
+_engines: WeakSet[BalsamEngine] = WeakSet()
 
 
 class BalsamEngine(PageCalls, Refused):
@@ -66,8 +73,18 @@ class BalsamEngine(PageCalls, Refused):
         self.accounts = RemoteAccounts(self)
         self.timeline = SiteTimeline(self)
         self._closed = threading.Event()
-        self._settling = False
+        self._settling: int | None = None  # the thread that does
         self.changes = Changes(rest, store, record.id, self._settle)
+        self.under_way: Future[Any] | None = None
+        """What an interrupted submission still had to hear of."""
+        _engines.add(self)
+
+    def after_fork(self) -> None:
+        """Begin anew in a forked child: threads, with what they held, stayed in the parent."""
+        self.submitting, self._settling, self.under_way = threading.RLock(), None, None
+        self.rest.after_fork()
+        self.store.after_fork()
+        self.changes.after_fork()
 
     @classmethod
     def open(cls, name: str | None = None, path: str | None = None, lenient: bool = False) -> BalsamEngine:
@@ -122,10 +139,10 @@ class BalsamEngine(PageCalls, Refused):
         self.changes.look(now)
 
     def look_again(self) -> None:
-        """After something was changed at the service."""
+        """After something was changed at the service: all of it is in the mirror then."""
         self.changes.hurry()
-        if not self._settling:
-            self.changes.look(now=True)
+        if self._settling != threading.get_ident():
+            self.changes.catch_up()
 
     def forget(self, ids: Iterable[int]) -> None:
         """Jobs that were just removed."""
@@ -133,11 +150,11 @@ class BalsamEngine(PageCalls, Refused):
             Apply(con, time.time()).gone(ids)
 
     def _settle(self) -> int:
-        self._settling = True
+        self._settling = threading.get_ident()
         try:
             return acts.settle(self)
         finally:
-            self._settling = False
+            self._settling = None
 
     @property
     def silence(self) -> tuple[float, str] | None:
@@ -148,17 +165,19 @@ class BalsamEngine(PageCalls, Refused):
 
     def register(self, app: AppRecord) -> int:
         known = next((one for one in self.apps() if one.name == app.name), None)
-        if known is not None and apps.same(known, app):
-            return known.id
+        try:  # another machine may have changed or deleted it
+            _, found = self.rest.page("/apps/", [("site_id", self.site.id), ("name", app.name)])
+        except (NoAnswer, NotSignedIn):
+            if known is not None and apps.same(known, app):
+                return known.id
+            raise
+        if found and apps.same(there := apps.record(found[0]), app):
+            apps.put(self.store, there)
+            return there.id
         pythons.registered(self, app)
         body = apps.body(app, self.site.id)
-        if known is None:
-            _, found = self.rest.page("/apps/", [("site_id", self.site.id), ("name", app.name)])
-            number = found[0]["id"] if found else None
-        else:
-            number = known.id
-        if number is not None:
-            row = self.rest.set("PUT", f"/apps/{number}", body)
+        if found:
+            row = self.rest.set("PUT", f"/apps/{found[0]['id']}", body)
             apps.tell_of_update(self.store, app)
         else:
             row = apps.create(self.rest, body)
@@ -243,9 +262,9 @@ class BalsamEngine(PageCalls, Refused):
     def rename_ensemble(self, name: str, new: str) -> None:
         generations = [one.generation for one in self.ensembles(name)]
 
-        def store() -> None:
+        def store(before: str, after: str) -> None:
             with self.store.transaction() as con:
-                ensembles.rename(con, name, new)
+                ensembles.rename(con, before, after)
 
         acts.rename(self, name, new, generations, store)
 
@@ -369,3 +388,11 @@ class BalsamEngine(PageCalls, Refused):
         self._closed.set()
         self.rest.close()
         self.store.close()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import secrets
+import threading
 import time
 from array import array
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ from ...errors import BadInput, BalsamJupyterError, NoAnswer, NotFound, ServiceE
 from ...models import TERMINAL, EnsembleRecord, JobSpec, Query, Submitted
 from ..embedded.store import ensembles
 from ..embedded.store.directories import row_workdir
-from . import truth, wire
-from .mirror import Apply
+from . import acts, truth, wire
+from .news import Apply
 from .rest import PAGE, LostAnswer
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PATIENCE_S = 90.0
 """How long a submission waits for a service that went away in the midst of it."""
 _SETTLE_S = 4.0  # a request whose answer was lost may still be carried out for so long
 _MOST_REFUSALS = 3
+_NOT_BEGUN = ("CREATED", "AWAITING_PARENTS", "READY", "STAGED_IN")
 DEFAULT_PACKING = 64
 """Of a job that does not say how many of its kind run on a node: as many as its cores allow (the launcher looks)."""
 
@@ -50,6 +52,10 @@ def packing(spec: JobSpec) -> int:
 def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecord | None, agree: Agree) -> Submitted:
     """See `engines.base.Engine.submit`. More than 5,000 jobs are several steps; see there for what that means."""
     with _one_at_a_time(engine):
+        if engine.under_way is not None:  # one that was interrupted: first it shows what became of its rows
+            wait([engine.under_way])
+            engine.under_way = None
+            engine.changes.catch_up()
         engine.refresh()
         plan = _Plan(engine, record)
         for spec in specs:
@@ -57,31 +63,46 @@ def submit(engine: BalsamEngine, specs: Iterable[JobSpec], record: EnsembleRecor
         if agree is not None:
             agree(plan.new)
         plan.begin()
-        stored = 0
-        with ThreadPoolExecutor(1, "balsam-submission") as other:  # it stores a chunk while this notes the one before
-            under_way = other.submit(_store, engine, plan.chunks[0]) if plan.chunks else None
-            for at, chunk in enumerate(plan.chunks):
-                assert under_way is not None
-                try:
-                    rows = under_way.result()
-                except BalsamJupyterError as error:
-                    if not stored:
-                        raise
-                    raise type(error)(
-                        f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and "
-                        "only the rest will be."
-                    ) from None
-                if at + 1 < len(plan.chunks):
-                    under_way = other.submit(_store, engine, plan.chunks[at + 1])
-                plan.take(chunk, rows)
-                stored += len(rows)
+        other = ThreadPoolExecutor(1, "balsam-submission")  # it stores a chunk while this notes the one before
+        stop = threading.Event()
+        try:
+            _in_chunks(engine, plan, lambda chunk: other.submit(_store, engine, chunk, stop))
+            plan.move_apart()
+        finally:
+            stop.set()
+            other.shutdown(wait=False)  # who interrupts does not wait for a service that is slow
     engine.changes.seen()
     return Submitted(plan.ids, plan.new, plan.renamed)
+
+
+def _in_chunks(engine: BalsamEngine, plan: _Plan, begin: Callable[[_Chunk], Future[list[dict[str, Any]]]]) -> None:
+    stored = 0
+    for at, chunk in enumerate(plan.chunks):
+        if at == 0:
+            engine.under_way = begin(chunk)
+        assert engine.under_way is not None
+        try:
+            rows = engine.under_way.result()
+        except BalsamJupyterError as error:
+            engine.under_way = None
+            if not stored:
+                plan.undo()
+                raise
+            raise type(error)(
+                f"{error} {stored:,} of {many(plan.new, 'new row')} are stored: submit the same again, and only the "
+                "rest will be."
+            ) from None
+        engine.under_way = begin(plan.chunks[at + 1]) if at + 1 < len(plan.chunks) else None
+        plan.take(chunk, rows)
+        if not stored:
+            plan.end_before()
+        stored += len(rows)
 
 
 @contextlib.contextmanager
 def _one_at_a_time(engine: BalsamEngine) -> Iterator[None]:
     """Two kernels of this machine that submit the same rows at once must not both find them missing."""
+    engine.store.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with engine.submitting, open(engine.store.path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -106,6 +127,7 @@ class _Plan:
         self._names: set[str] = set()
         self._tags: dict[int, dict[str, str]] = {}
         self._asked_for: dict[int, dict[str, Any]] = {}
+        self._begun = False
 
     def add(self, spec: JobSpec) -> None:
         common = spec.common
@@ -136,6 +158,7 @@ class _Plan:
 
     def _find(self, place: tuple[str, int]) -> None:
         """What there is of an ensemble."""
+        self.engine.changes.check(*place)
         query = "SELECT id, rows, folder FROM ensemble WHERE name = ? AND generation = ?"
         found = self.con.execute(query, place).fetchone()
         if found is not None:
@@ -207,20 +230,34 @@ class _Plan:
         self.new += 1
 
     def begin(self) -> None:
-        """Store the ensemble's record; end what waits of the generation before."""
+        """Store the ensemble's record."""
         record = self.record
         if record is None:
             return
         with self.engine.store.transaction() as con:
-            begun = ensembles.put(con, record)
+            self._begun = ensembles.put(con, record)
             folder = self._folders.get((record.name, record.generation))
-            if begun and folder is not None:
+            if self._begun and folder is not None:
                 con.execute(
                     "UPDATE ensemble SET folder = ? WHERE name = ? AND generation = ?",
                     (folder, record.name, record.generation),
                 )
-        if begun and record.generation > 1:
+
+    def end_before(self) -> None:
+        """End what waits of the generation before, now that there is another one."""
+        record = self.record
+        if record is not None and self._begun and record.generation > 1:
             self.engine.kill(Query(ensemble=record.name, generation=record.generation - 1), running="leave")
+
+    def undo(self) -> None:
+        """Nothing could be stored: there is no such ensemble."""
+        if self.record is not None and self._begun:
+            with self.engine.store.transaction() as con:
+                con.execute(
+                    """DELETE FROM ensemble WHERE name = ? AND generation = ?
+                       AND NOT EXISTS(SELECT 1 FROM job WHERE ensemble_id = ensemble.id)""",
+                    (self.record.name, self.record.generation),
+                )
 
     def take(self, chunk: _Chunk, rows: list[dict[str, Any]]) -> None:
         """Take stored jobs into the mirror."""
@@ -234,13 +271,41 @@ class _Plan:
                 if spec.transfers
             ]
             con.executemany("UPDATE job SET transfers = ? WHERE id = ?", transfers)
-        for position, row in zip(chunk.positions, rows, strict=True):
-            self.ids[position] = row["id"]
+            twins = {number for (number,) in con.execute("SELECT job_id FROM twin")}
+        for position, spec, row in zip(chunk.positions, chunk.specs, rows, strict=True):
+            self.ids[position] = self._first(spec) if row["id"] in twins else row["id"]
             if position in self._asked:
                 self.renamed[row["id"]] = self._asked[position]
 
+    def move_apart(self) -> None:
+        """Give new rows other numbers and directories, where another machine gave theirs to its own meanwhile."""
+        new = {self.ids[position] for chunk in self.chunks for position in chunk.positions}
+        for place in self._next if new else ():
+            if not self.engine.changes.check(*place):
+                continue
+            query = """SELECT max(job.id) FROM job JOIN ensemble ON ensemble.id = ensemble_id
+                WHERE name = ? AND generation = ? GROUP BY row HAVING count(*) > 1"""
+            mine = tuple(number for (number,) in self.con.execute(query, place) if number in new)
+            free, folder = self.con.execute(
+                "SELECT rows, folder FROM ensemble WHERE name = ? AND generation = ?", place
+            ).fetchone()
+            waiting = [job for job in acts.found(self.engine, Query(ids=mine)) if job.state in _NOT_BEGUN]
+            acts.patch(
+                self.engine,
+                (
+                    {"id": job.id, "tags": {**job.tags, wire.ROW: str(row)}, "workdir": row_workdir(folder, row)}
+                    for row, job in enumerate(waiting, free)
+                ),
+            )
 
-def _store(engine: BalsamEngine, chunk: _Chunk) -> list[dict[str, Any]]:
+    def _first(self, spec: JobSpec) -> int:
+        """The job of a row that another machine was quicker to submit."""
+        assert spec.common.ensemble is not None and spec.key is not None
+        ids = ensembles.row_ids(self.con, spec.common.ensemble, spec.common.generation, [spec.key])
+        return ids[spec.key]
+
+
+def _store(engine: BalsamEngine, chunk: _Chunk, stop: threading.Event) -> list[dict[str, Any]]:
     """The jobs of a chunk as the service stored them, in their order: posted until they are there, and never twice."""
     deadline = time.monotonic() + PATIENCE_S
     refusals, pause = 0, 0.2
@@ -262,9 +327,8 @@ def _store(engine: BalsamEngine, chunk: _Chunk) -> list[dict[str, Any]]:
             last: NoAnswer = error
         except NoAnswer as error:  # it was not sent
             last = error
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline or stop.wait(pause):
             raise last
-        time.sleep(pause)
         pause = min(2 * pause, 3.0)
 
 

@@ -7,19 +7,14 @@ silent, and cost the service nothing. `changes.py` keeps it up to date; several 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...codec import to_json
-from ...models import TERMINAL, EnsembleRecord
-from ..embedded.store import Store, ensembles
-from ..embedded.store.directories import row_workdir
-from ..embedded.store.submission import Spec, add_event, intern_spec
-from . import wire
-from .story import Story, story
+from ..embedded.store import Store
 
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS remote(
@@ -31,20 +26,22 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS note(name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "CREATE TABLE IF NOT EXISTS twin(job_id INTEGER PRIMARY KEY)",  # stored twice by a lost answer; to be deleted there
 )
-_MOST_TRIES = 6
-_AT_ONCE = 500  # rows of a query with as many marks
-_UNTOLD = Story()
-
-Row = Mapping[str, Any]
-"""A job as the service gives it; with `parameters` (encoded) where whoever submitted it has them."""
 
 
 class Mirror(Store):
-    """The store of one remote site."""
+    """The store of one remote site. It is only a copy: where somebody deleted it, another one is begun."""
+
+    cure = "It is only a copy of what the service has: delete it."
 
     def __init__(self, path: Path) -> None:
+        self._beginning = threading.RLock()
+        self._begun = False
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         super().__init__(path)
+        self._add_tables()
+        self._begun = True
+
+    def _add_tables(self) -> None:
         with self.transaction() as con:
             for statement in _TABLES:
                 con.execute(statement)
@@ -52,6 +49,38 @@ class Mirror(Store):
             if con.execute("SELECT sql LIKE '% UNIQUE %' FROM sqlite_master WHERE name = 'job_workdir'").fetchone()[0]:
                 con.execute("DROP INDEX job_workdir")
                 con.execute("CREATE INDEX job_workdir ON job(workdir) WHERE workdir IS NOT NULL")
+
+    @property
+    def con(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        if self._begun and not self._is_there():
+            with self._beginning:
+                if not self._is_there():
+                    self._begin_anew()
+        return super().con
+
+    def after_fork(self) -> None:
+        """In a forked child: the thread that may have held the lock stayed in the parent."""
+        self._beginning = threading.RLock()
+
+    def _is_there(self) -> bool:
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def _begin_anew(self) -> None:
+        self._begun = False
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self.path.exists():
+                for rest in ("-wal", "-shm"):  # of the one that was deleted
+                    self.path.with_name(self.path.name + rest).unlink(missing_ok=True)
+            self._inode, self._local = 0, threading.local()
+            self._migrate()
+            self._add_tables()
+        finally:
+            self._begun = True
 
     def _connect(self) -> sqlite3.Connection:
         con = super()._connect()
@@ -86,296 +115,6 @@ def known(con: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Known]:
     return {job_id: Known(*rest) for job_id, *rest in rows}
 
 
-def shown_state(row: Row) -> str:
-    """The state of a job; one that FAILED because somebody killed it is USER_KILLED."""
-    state = str(row["state"])
-    return "USER_KILLED" if state == "FAILED" and (row.get("data") or {}).get(wire.KILLED) else state
-
-
-class Apply:
-    """Takes what the service says of jobs into the mirror, within one transaction."""
-
-    def __init__(self, con: sqlite3.Connection, now: float) -> None:
-        self.con = con
-        self.now = now
-        self.changed = 0
-        self._specs: dict[tuple[object, ...], Spec] = {}
-        self._ensembles: dict[tuple[str, int], tuple[int, str]] = {}
-        self._rows: dict[int, int] = {}
-        self._apps = {number: name for number, name in con.execute("SELECT id, name FROM app")}
-        self._births: list[tuple[int, tuple[str, ...], float]] = []
-
-    def jobs(self, rows: Sequence[Row], events: Mapping[int, list[Row]] | None = None) -> None:
-        """New and changed jobs. `events` has those of some of them, by job."""
-        before = known(self.con, (row["id"] for row in rows))
-        fresh = []
-        for row in rows:
-            job_id = row["id"]
-            found = before.get(job_id)
-            if found is None:
-                fresh.append(row)
-            elif found.last_update != wire.stamp(row) or (events and job_id in events):
-                self._update(row, found, (events or {}).get(job_id))
-        self._insert(fresh, events or {})
-
-    def unknown_apps(self, rows: Iterable[Row]) -> set[int]:
-        """Apps of these jobs that the mirror does not have."""
-        return {row["app_id"] for row in rows} - self._apps.keys()
-
-    def told(self, events: Mapping[int, list[Row]], asked: Iterable[int]) -> None:
-        """Events of jobs that did not change now: what they say about times and errors."""
-        ids = [*asked]
-        marks = json.dumps(ids)
-        states = known(self.con, ids)
-        touched = []
-        for job_id, found in states.items():
-            told = story(events.get(job_id, ()), found.state)
-            if told.complete:
-                self._tell(job_id, told)
-                touched.append((job_id, found.state))
-        self.con.execute(
-            f"""UPDATE remote SET untold = CASE WHEN untold > {_MOST_TRIES} THEN 0 ELSE untold + 1 END
-                WHERE untold > 0 AND job_id IN (SELECT value FROM json_each(?))""",
-            (marks,),
-        )
-        for job_id, state in touched:
-            add_event(self.con, job_id, job_id, state, self.now, self.now)
-        self.changed += len(touched)
-
-    def gone(self, ids: Iterable[int]) -> None:
-        """Jobs that the service does not have any more."""
-        for job_id, found in known(self.con, ids).items():
-            add_event(self.con, job_id, job_id, f"{found.state}>", self.now, self.now)
-            self.con.execute("DELETE FROM dependency WHERE child_id = ?", (job_id,))
-            self.con.execute("DELETE FROM job WHERE id = ?", (job_id,))
-            self.con.execute("DELETE FROM remote WHERE job_id = ?", (job_id,))
-            self.changed += 1
-
-    def done(self) -> None:
-        """Write what neighbours share."""
-        run: list[tuple[int, tuple[str, ...], float]] = []
-        for birth in [*sorted(self._births), (0, (), 0.0)]:
-            if run and (birth[0] != run[-1][0] + 1 or birth[1:] != run[-1][1:]):
-                path = ">".join(("", *run[0][1]))
-                add_event(self.con, run[0][0], run[-1][0], path, run[0][2], run[0][2])
-                run = []
-            run.append(birth)
-        self._births = []
-        for ensemble, rows in self._rows.items():
-            self.con.execute("UPDATE ensemble SET rows = max(rows, ?) WHERE id = ?", (rows, ensemble))
-        self._rows = {}
-
-    # -- one job ------------------------------------------------------------------------------------------
-
-    def _update(self, row: Row, before: Known, events: list[Row] | None) -> None:
-        state = shown_state(row)
-        told = story(events or (), state, before.seen)
-        at = wire.seconds(row["last_update"]) or self.now
-        self._write_values(row, state)
-        user, ours = wire.own_tags(row["tags"])
-        spec = self._spec(row, user, ours)
-        self.con.execute(
-            """UPDATE job SET state = ?, spec_id = ?, shape_id = ?, batch_job_id = ?, parameters = ?,
-                   session_id = ?, app_version = ?, end_time = CASE WHEN ? THEN coalesce(end_time, ?) END
-               WHERE id = ?""",
-            (state, spec.id, spec.shape_id, row["batch_job_id"], self._parameters(row), _session(row, state),
-             ours.get(wire.VERSION, ""), state in TERMINAL, at, row["id"]),
-        )  # fmt: skip
-        self.con.execute(
-            "UPDATE remote SET last_update = ?, tags = ?, data = ?, untold = 1 WHERE job_id = ?",
-            (wire.stamp(row), to_json(ours), to_json(row["data"] or {}), row["id"]),
-        )
-        if told.complete:
-            self._tell(row["id"], told)
-        if state != before.state:
-            path = told.path(before.state, state)
-            began, ended = told.span or (at, at)
-            add_event(self.con, row["id"], row["id"], ">".join(path), began, ended, told.data)
-        else:
-            add_event(self.con, row["id"], row["id"], state, at, at)
-        self.changed += 1
-
-    def _tell(self, job_id: int, told: Story) -> None:
-        (text,) = self.con.execute("SELECT data FROM remote WHERE job_id = ?", (job_id,)).fetchone()
-        if ran := json.loads(text).get(wire.RAN):  # elsewhere, which no event here tells of
-            self.con.execute(
-                """UPDATE job SET start_time = ?, end_time = ?, runtime_s = ?, return_code = ?, attempts = 1
-                   WHERE id = ? AND state = 'JOB_FINISHED'""",
-                (*ran, job_id),
-            )
-            self.con.execute("UPDATE remote SET untold = 0 WHERE job_id = ?", (job_id,))
-            return
-        self.con.execute(
-            """UPDATE job SET submit_time = coalesce(?, submit_time), start_time = coalesce(?, start_time),
-                   end_time = CASE WHEN ? IS NOT NULL THEN ? ELSE end_time END, runtime_s = ?, return_code = ?,
-                   attempts = ?, error = coalesce(nullif(error, ''), nullif(?, ''))
-               WHERE id = ?""",
-            (told.submitted, told.started, told.ended, told.ended, told.runtime_s, told.return_code, told.attempts,
-             told.error, job_id),
-        )  # fmt: skip
-        self.con.execute("UPDATE remote SET untold = 0, seen = max(seen, ?) WHERE job_id = ?", (told.last, job_id))
-        self._learn(told.error)
-
-    def _learn(self, error: str) -> None:
-        """An error may tell which Python the site has."""
-        if version := wire.told_python(error):
-            keep(self.con, wire.PYTHON, version)
-
-    def _write_values(self, row: Row, state: str) -> None:
-        """What it yielded and what it raised; only of one that has ended."""
-        value, error, pickled = None, "", None
-        data = row.get("data") or {}
-        if state == "JOB_FINISHED":
-            error = str(data.get(wire.NOTE, ""))
-            if wire.VALUE in data:
-                value = data[wire.VALUE]
-            elif row.get("serialized_return_value"):
-                value = wire.unpacked(row["serialized_return_value"])
-        elif state == "FAILED" and (raised := wire.exception(row.get("serialized_exception") or "")):
-            pickled, error = raised.pickled, raised.text
-            self._learn(error)
-        self.con.execute(
-            "UPDATE job SET value = ?, error = ?, exception = ?, data = ? WHERE id = ?",
-            (value, error or None, pickled, _shown_data(data), row["id"]),
-        )
-
-    def _insert(self, rows: Sequence[Row], events: Mapping[int, list[Row]]) -> None:
-        jobs, remotes, parents = [], [], []
-        places = []
-        for row in rows:
-            user, ours = wire.own_tags(row["tags"])
-            key = bytes.fromhex(ours[wire.KEY]) if wire.KEY in ours else None
-            places.append((row, user, ours, key, *self._place(row, user, ours)))
-        held = self._held((ensemble, key) for *_, key, ensemble, _, _ in places if ensemble is not None and key)
-        for row, user, ours, key, ensemble, number, workdir in places:
-            if ensemble is not None and key is not None:
-                if (ensemble, key) in held:
-                    self.con.execute("INSERT OR IGNORE INTO twin VALUES(?)", (row["id"],))
-                    continue
-                held.add((ensemble, key))
-            state = shown_state(row)
-            at = wire.seconds(row["last_update"]) or self.now
-            spec = self._spec(row, user, ours)
-            jobs.append(
-                (row["id"], spec.id, spec.shape_id, ensemble, number, key, self._parameters(row), workdir, state,
-                 _session(row, state), row["batch_job_id"], ours.get(wire.VERSION, ""), at,
-                 at if state in TERMINAL else None, _shown_data(row.get("data") or {}), None)
-            )  # fmt: skip
-            born = state in ("STAGED_IN", "READY", "AWAITING_PARENTS")  # it has no story yet that is worth a request
-            remotes.append(
-                (
-                    row["id"],
-                    wire.stamp(row),
-                    to_json(ours),
-                    to_json(row["data"]) if row.get("data") else "{}",
-                    0 if born else 1,
-                )
-            )
-            parents += [(row["id"], parent) for parent in row.get("parent_ids") or ()]
-            told = story(events[row["id"]], state) if row["id"] in events else _UNTOLD
-            self._births.append((row["id"], tuple(told.path("", state)[1:]), told.submitted or at))
-            self.changed += 1
-        self.con.executemany(
-            """INSERT INTO job(id, spec_id, shape_id, ensemble_id, row, key, parameters, workdir, state, session_id,
-                   batch_job_id, app_version, submit_time, end_time, data, transfers)
-               VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-            jobs,
-        )
-        self.con.executemany(
-            "INSERT INTO remote(job_id, last_update, tags, data, untold) VALUES(?, ?, ?, ?, ?)", remotes
-        )
-        self.con.executemany("INSERT OR IGNORE INTO dependency(child_id, parent_id) VALUES(?, ?)", parents)
-        inserted = {job[0] for job in jobs}
-        for row in rows:
-            if row["id"] not in inserted:
-                continue
-            state = shown_state(row)
-            if state in TERMINAL:
-                self._write_values(row, state)
-            if row["id"] in events and (told := story(events[row["id"]], state)).complete:
-                self._tell(row["id"], told)
-
-    def _held(self, wanted: Iterable[tuple[int, bytes]]) -> set[tuple[int, bytes]]:
-        """Which rows of ensembles are there already: another job for one is a twin, to be deleted at the service."""
-        keys: dict[int, list[bytes]] = {}
-        for ensemble, key in wanted:
-            keys.setdefault(ensemble, []).append(key)
-        found: set[tuple[int, bytes]] = set()
-        for ensemble, ours in keys.items():
-            for some in (ours[at : at + _AT_ONCE] for at in range(0, len(ours), _AT_ONCE)):
-                marks = ",".join("?" * len(some))
-                query = f"SELECT ensemble_id, key FROM job WHERE ensemble_id = ? AND key IN ({marks})"
-                found.update(self.con.execute(query, (ensemble, *some)))
-        return found
-
-    def _parameters(self, row: Row) -> str | bytes:
-        if "parameters" in row:
-            given: str | bytes = row["parameters"]
-            return given
-        return wire.unpacked(row["serialized_parameters"])
-
-    def _spec(self, row: Row, user: Mapping[str, str], ours: Mapping[str, str]) -> Spec:
-        retries, family = ours.get(wire.RETRIES, "0"), ours.get(wire.FAMILY, "fail")
-        shared = wire.asked_as_is(row)
-        name = (row["app_id"], retries, family, repr(shared), *user.items())
-        if name not in self._specs:
-            options: dict[str, Any] = {"max_retries": int(retries)} if retries != "0" else {}
-            if family != "fail":
-                options["on_parent_failure"] = family
-            words = (asdict(wire.resources(row)), user, options)
-            self._specs[name] = intern_spec(
-                self.con, row["app_id"], *(json.dumps(one, sort_keys=True) for one in words)
-            )
-        return self._specs[name]
-
-    def _place(
-        self, row: Row, user: Mapping[str, str], ours: Mapping[str, str]
-    ) -> tuple[int | None, int | None, str | None]:
-        """Ensemble, row, and the directory where it does not follow from these."""
-        name, workdir = ours.get(wire.ENSEMBLE), str(row["workdir"])
-        if name is None or not ours.get(wire.ROW, "").isdecimal():
-            return None, None, workdir
-        # The tag `workflow` follows when an ensemble is renamed elsewhere.
-        number, generation = int(ours[wire.ROW]), int(ours.get(wire.GENERATION, "1"))
-        place = (name, generation)
-        if place not in self._ensembles:
-            self._ensembles[place] = self._ensemble(name, generation, row, ours, workdir)
-        ensemble, folder = self._ensembles[place]
-        self._rows[ensemble] = max(self._rows.get(ensemble, 0), number + 1)
-        return ensemble, number, None if row_workdir(folder, number) == workdir else workdir
-
-    def _ensemble(self, name: str, generation: int, row: Row, ours: Mapping[str, str], workdir: str) -> tuple[int, str]:
-        """Id and folder of an ensemble; one that was submitted elsewhere is made again from what its jobs say."""
-        query = "SELECT id, folder FROM ensemble WHERE name = ? AND generation = ?"
-        found = self.con.execute(query, (name, generation)).fetchone()
-        if found is None:
-            app = self._apps.get(row["app_id"], "")
-            born = wire.seconds(row["last_update"]) or self.now
-            said = {"note": "made again from the tags of its jobs: it was submitted on another machine"}
-            ensembles.put(
-                self.con, EnsembleRecord(name, app, generation, ours.get(wire.VERSION, ""), born, provenance=said)
-            )
-            folder = workdir.partition("/")[0]
-            found = self.con.execute(query, (name, generation)).fetchone()
-            taken = self.con.execute("SELECT 1 FROM ensemble WHERE folder = ?", (folder,)).fetchone()
-            if not taken:
-                self.con.execute("UPDATE ensemble SET folder = ? WHERE id = ?", (folder, found[0]))
-                return int(found[0]), folder
-        return int(found[0]), str(found[1])
-
-
-def _session(row: Row, state: str) -> int | None:
-    """The launcher's session; what runs has one, whatever the service says."""
-    held = row.get("session_id")
-    return 1 if state == "RUNNING" and held is None else held
-
-
-def _shown_data(data: Mapping[str, Any]) -> str | None:
-    """A job's data without what is ours, as stored."""
-    shown = {key: value for key, value in data.items() if not key.startswith("bj_")}
-    return json.dumps(shown) if shown else None
-
-
 def counts(con: sqlite3.Connection) -> dict[str, int]:
     """Numbers by the service's states."""
     found: dict[str, int] = {}
@@ -385,6 +124,12 @@ def counts(con: sqlite3.Connection) -> dict[str, int]:
     for (number,) in con.execute("SELECT count(*) FROM twin"):
         found[""] = number
     return found
+
+
+def rows(con: sqlite3.Connection, ensemble: str, generation: int) -> int:
+    """How many jobs an ensemble has."""
+    query = "SELECT count(*) FROM job JOIN ensemble ON ensemble.id = ensemble_id WHERE name = ? AND generation = ?"
+    return int(con.execute(query, (ensemble, generation)).fetchone()[0])
 
 
 def untold(con: sqlite3.Connection, most: int, ids: Iterable[int] | None = None) -> list[int]:

@@ -42,11 +42,24 @@ def read(rest: Rest, store: Mirror, site_id: int, patience: float = 0.0, turn: i
     In turns all that live (others may ask for some, too), and those that lived when they were last read.
     """
     params: list[tuple[str, Any]] = [("site_id", site_id), ("limit", _MOST)]
-    lived = [number for (number,) in store.con.execute(f"SELECT id FROM batch_job WHERE {_LIVES}", LIVE)]
-    params += [("id", number) for number in lived] if lived and turn % 2 else [("state", state) for state in LIVE]
+    lives = f"SELECT id FROM batch_job WHERE {_LIVES} LIMIT {_MOST}"
+    lived = [number for (number,) in store.con.execute(lives, LIVE)] if turn % 2 else []
+    params += [("id", number) for number in lived] if lived else [("state", state) for state in LIVE]
     _, rows = rest.page("/batch-jobs/", params, patience)
     with store.transaction() as con:
-        return sum(put(con, row) for row in rows)
+        gone = set(lived) - {row["id"] for row in rows}
+        for number in gone:
+            _end(con, number)
+        return sum(put(con, row) for row in rows) + len(gone)
+
+
+def _end(con: sqlite3.Connection, number: int) -> None:
+    """Somebody deleted an allocation at the service."""
+    con.execute(
+        """UPDATE batch_job SET state = 'finished', end_time = coalesce(end_time, ?), started = NULL, boot_id = NULL,
+               status_info = ? WHERE id = ?""",
+        (time.time(), json.dumps({"reason": "deleted at the service"}), number),
+    )
 
 
 def read_all(rest: Rest, store: Mirror, site_id: int) -> None:
@@ -126,6 +139,8 @@ def revoke(engine: BalsamEngine, allocation_id: int, timeout: float) -> bool:
     while True:
         _, rows = engine.rest.page("/batch-jobs/", [("id", allocation_id)])
         if not rows:
+            with engine.store.transaction() as con:
+                _end(con, allocation_id)
             return True
         row = rows[0]
         with engine.store.transaction() as con:

@@ -6,6 +6,7 @@ except the modules whose texts come along.
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
 import os
@@ -21,6 +22,13 @@ from typing import Any
 PACKAGE = "_balsam_jupyter"
 LOOK_S = 1.0
 """How long an agent believes that an app is as it knows it, for jobs of a version that it has seen."""
+CARRIED = "bj_cloudpickle"
+HOOKS = ("preprocess", "postprocess", "handle_error", "handle_timeout")
+STATES = (
+    "CREATED", "AWAITING_PARENTS", "READY", "STAGED_IN", "PREPROCESSED", "RUNNING", "RUN_DONE", "POSTPROCESSED",
+    "STAGED_OUT", "JOB_FINISHED", "RUN_ERROR", "RUN_TIMEOUT", "RESTART_READY", "FAILED",
+)  # fmt: skip
+MOST = 500_000  # characters of a value or an exception; a service refuses 512,000
 
 
 def application(spec: str, payload: bytes | None, texts: dict[str, str]) -> Any:
@@ -55,6 +63,9 @@ def application(spec: str, payload: bytes | None, texts: dict[str, str]) -> Any:
     else:
         attributes["command_template"] = "true"  # rendered below instead
         attributes["_render_shell_command"] = lambda self: box.command(self)
+    for name in HOOKS:
+        if name in attributes:  # as Balsam calls it where it fails
+            attributes[name].__qualname__ = given["name"] + "." + name
     cls = type(base)(given["name"], (base,), attributes)
     cls.parameters = given["parameters"]
     return cls
@@ -85,8 +96,13 @@ class Job:
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "parameters":
             self._job.set_parameters(dict(value))
-        else:
-            setattr(self._job, name, value)
+            return
+        # What the service refuses would end the site's agent.
+        if name == "state" and str(value).rpartition(".")[2].upper() not in STATES:
+            raise ValueError(repr(value) + " is no state of a job: " + " ".join(STATES))
+        if name in ("data", "state_data"):
+            value = json.loads(_text(dict(value or {})))
+        setattr(self._job, name, value)
 
 
 class Box:
@@ -189,7 +205,37 @@ class Box:
 
     def run(self, app: Any, parameters: dict[str, Any]) -> Any:
         """Run a Python app."""
-        return self.parts["functions"]["run"](app, **parameters)
+        try:
+            return self.portable(self.parts["functions"]["run"](app, **parameters))
+        except Exception as error:
+            if self._is_large(error):
+                raise RuntimeError(type(error).__name__ + ": " + str(error)[:1000] + "…").with_traceback(
+                    error.__traceback__
+                ) from None
+            raise
+
+    def _is_large(self, error: Exception) -> bool:
+        try:
+            return len(importlib.import_module("balsam.schemas").serialize_exception(error)) > MOST
+        except Exception:  # then Balsam sends none
+            return False
+
+    def portable(self, value: Any) -> Any:
+        """A value as whoever reads it can: Balsam pickles with dill, which is not everywhere.
+
+        One that is larger than a service takes would end the site's agent.
+        """
+        serialize = importlib.import_module("balsam.schemas").serialize
+        text = serialize(value)
+        if b"dill" in base64.b64decode(text):
+            value = {CARRIED: importlib.import_module("cloudpickle.cloudpickle").dumps(value)}
+            text = serialize(value)
+        if len(text) > MOST:
+            raise ValueError(
+                f"What run() returned takes {len(text) * 3 // 4:,} bytes as a pickle, and Balsam takes "
+                f"{MOST * 3 // 4:,}: write it to a file, and return where it is."
+            )
+        return value
 
     def command(self, app: Any) -> str:
         """The command line."""
@@ -201,13 +247,13 @@ class Box:
     def preamble(self, app: Any) -> Any:
         """Shell lines before the command."""
         if "shell_preamble" in self.given["hooks"]:
-            return self.parts["functions"]["shell_preamble"](app)
+            return guarded(self.parts["functions"]["shell_preamble"], app)
         return self.given["preamble"]
 
     def hook(self, app: Any, name: str) -> bool:
         """Call a hook, as Balsam would; what it prints is flushed before anything else is said."""
         before = app.job.state
-        self.parts["functions"][name](app)
+        guarded(self.parts["functions"][name], app)
         return bool(app.job.state != before)
 
     def preprocess(self, app: Any) -> None:
@@ -235,10 +281,10 @@ class Box:
             outputs = {}
             for name, output in self.given["outputs"].items():
                 outputs[name] = self.parts["outputs"][name] if output is None else output
-            values, note = self.module("outputs").extract(Path.cwd(), outputs)
+            values, note = guarded(self.module("outputs").extract, Path.cwd(), outputs)
             data = dict(app.job.data or {}, bj_value=_text(values))
             if note:
-                data["bj_note"] = note
+                data["bj_note"] = _storable(note)
             app.job.data = data
 
     def handle_error(self, app: Any) -> None:
@@ -254,9 +300,38 @@ class Box:
             app.job.state = "FAILED"
 
 
+def guarded(function: Any, *given: Any) -> Any:
+    """Call what a user wrote in a process of the site's agent, which is to outlive it.
+
+    An exit would end the agent; so would an error without a text, or with one that no database holds.
+    """
+    try:
+        return function(*given)
+    except SystemExit as end:
+        raise RuntimeError(f"sys.exit({end.code}) was called") from None
+    except Exception as error:
+        try:
+            text = str(error)
+        except Exception:
+            text = "\0"
+        if _storable(text) != text:
+            raise RuntimeError(type(error).__name__ + ": " + _storable(text)) from None
+        raise
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+
+
 def _text(values: dict[str, Any]) -> str:
-    """Outputs as JSON text; what JSON cannot hold as its text."""
-    return json.dumps(values, default=_plain)
+    """A mapping as JSON text; of what JSON cannot hold its text."""
+    plain = {}
+    for name, value in values.items():
+        try:
+            plain[name] = json.loads(json.dumps(value, default=_plain))
+        except (TypeError, ValueError, RecursionError):
+            plain[name] = str(value)
+    return json.dumps(plain)
 
 
 def _plain(value: Any) -> Any:

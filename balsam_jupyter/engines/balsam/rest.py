@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
 from ...errors import BadInput, NoAnswer, NotFound, NotSignedIn, ServiceError
-from .signin import Credentials
+from .signin import Credentials, elsewhere
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +49,41 @@ class Rest:
         """Requests made, and bytes of the bodies of their answers."""
         self.clock: float | None = None
         """What the service's clock said in its last answer (seconds since the epoch)."""
-        self._http = httpx.Client(
-            base_url=self.address,
-            timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-            limits=httpx.Limits(max_connections=8, keepalive_expiry=_KEPT_S),
-            headers={"user-agent": "balsam-jupyter"},
-            follow_redirects=False,
-        )
+        self._client: httpx.Client | None = None
+        self._retired: list[httpx.Client] = []
+        self._asking = 0  # requests that are under way
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def _connections(self) -> Iterator[httpx.Client]:
+        """Connections for a request. A socket is never closed while another thread waits at it: it would wait on."""
+        with self._lock:
+            if self._client is None:
+                self._client = httpx.Client(
+                    base_url=self.address,
+                    timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
+                    limits=httpx.Limits(max_connections=8, keepalive_expiry=_KEPT_S),
+                    headers={"user-agent": "balsam-jupyter"},
+                    follow_redirects=False,
+                )
+            client = self._client
+            self._asking += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._asking -= 1
+            self._close_retired()
+
+    def _close_retired(self) -> None:
+        with self._lock:
+            idle, self._retired = ([], self._retired) if self._asking else (self._retired, [])
+        for client in idle:
+            client.close()
+
+    def after_fork(self) -> None:
+        """In a forked child: the parent's connections carry its answers, and its threads stayed there."""
+        self._client, self._retired, self._asking, self._lock = None, [], 0, threading.Lock()
 
     def __repr__(self) -> str:
         return f"Rest({self.address!r})"
@@ -98,7 +128,12 @@ class Rest:
             return
 
     def close(self) -> None:
-        self._http.close()
+        """Let go of the connections, once nobody waits for an answer; whoever asks again gets new ones."""
+        with self._lock:
+            if self._client is not None:
+                self._retired.append(self._client)
+                self._client = None
+        self._close_retired()
 
     def _repeated(self, method: str, path: str, params: Params, body: Any, patience: float) -> Any:
         until, pause = time.monotonic() + patience, 0.1
@@ -127,7 +162,8 @@ class Rest:
             headers["connection"] = "close"  # some servers send a body with a 204, which spoils the connection
         self.requests += 1
         try:
-            response = self._http.request(method, path, params=list(params), content=content, headers=headers)
+            with self._connections() as http:
+                response = http.request(method, path, params=list(params), content=content, headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NoAnswer(f"{self.address} does not answer ({_reason(error)}).") from None
         except httpx.HTTPError as error:
@@ -148,6 +184,8 @@ class Rest:
             raise NotFound(f"{self.address} has no such thing{_detail(response)}.")
         if code in (400, 422):
             raise BadInput(f"{self.address} refuses this{_detail(response)}.")
+        if response.is_redirect:
+            raise ServiceError(f"{self.address} is elsewhere now{elsewhere(response)}: sign in again there.")
         if not 200 <= code < 300:
             raise ServiceError(f"{self.address} answered HTTP {code}{_detail(response)}.")
         try:

@@ -43,7 +43,7 @@ class Credentials:
     def refused(self) -> str:
         """What to say when the service does not take the token."""
         if self.expires is not None and self.expires <= time.time():
-            when = datetime.fromtimestamp(self.expires).strftime("%d %B %H:%M").lstrip("0")
+            when = datetime.fromtimestamp(max(self.expires, 0.0)).strftime("%d %B %H:%M").lstrip("0")
             what = f"Your token for {self.api_root} expired on {when}."
         else:
             what = f"{self.api_root} does not take your token any more."
@@ -51,8 +51,18 @@ class Credentials:
 
 
 def client_file() -> Path:
-    """Where the token is: what `BALSAM_CLIENT_PATH` names, else `~/.balsam/client.yml`."""
-    return Path(os.environ.get("BALSAM_CLIENT_PATH") or "~/.balsam/client.yml").expanduser()
+    """Where the token is: what `BALSAM_CLIENT_PATH` names, else `~/.balsam/client.yml`.
+
+    Raises
+    ------
+    NotSignedIn
+        If that is in the home directory of nobody.
+    """
+    path = Path(os.environ.get("BALSAM_CLIENT_PATH") or "~/.balsam/client.yml")
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise NotSignedIn(f"{path}, where your token is to be, is in no home directory (BALSAM_CLIENT_PATH).") from None
 
 
 def read() -> Credentials:
@@ -82,11 +92,11 @@ def read() -> Credentials:
 def _parsed(file: Path, *_version: int) -> Credentials:
     try:
         given = _mapping(file)
-        root = str(given["api_root"]).strip().rstrip("/")
+        root = address(str(given["api_root"]))
         token, expires = given["token"], _seconds(given.get("token_expiry"))
-        if isinstance(token, str) and _TOKEN.fullmatch(token) and urlsplit(root).hostname:
+        if isinstance(token, str) and _TOKEN.fullmatch(token):
             return Credentials(root, token, expires)
-    except (KeyError, ValueError):  # what the file holds is nobody's business
+    except (KeyError, ValueError, BadInput):  # what the file holds is nobody's business
         pass
     raise NotSignedIn(f"{file} has no address and token of a Balsam service. On a terminal: balsam-jupyter login URL")
 
@@ -95,7 +105,7 @@ def _mapping(file: Path) -> dict[str, Any]:
     """What the file says, without the errors of YAML, which quote it."""
     try:
         given = yaml.safe_load(file.read_text())
-    except (UnicodeDecodeError, yaml.YAMLError):
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError):
         given = None
     if not isinstance(given, dict):
         raise ValueError(f"{file} is no YAML mapping")
@@ -124,8 +134,13 @@ def address(url: str) -> str:
         If it can be none.
     """
     found = url.strip().rstrip("/")
-    parts = urlsplit(found)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(found)
+        name = (parts.hostname or "").encode("idna")
+        fits = parts.scheme in ("http", "https") and bool(name and httpx.URL(found).host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):  # a port that is no number, a name that cannot be one
+        fits = False
+    if not fits:
         raise BadInput(f"{url!r} is no address of a service; it looks like https://balsam.example.org")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise BadInput("Write the address alone; user name and password are asked for.")
@@ -140,7 +155,7 @@ def is_open(root: str) -> bool:
 
 def known_address() -> str | None:
     """The service of whoever was signed in last, expired or not."""
-    with suppress(OSError, ValueError, KeyError, BadInput):
+    with suppress(OSError, ValueError, KeyError, BadInput, NotSignedIn):
         return address(str(_mapping(client_file())["api_root"]))
     return None
 
@@ -170,7 +185,7 @@ def sign_in(root: str, user: str, password: str) -> Credentials:
     Raises
     ------
     NotSignedIn
-        If the service does not know the user or the password.
+        If the service does not know the user or the password, or the token cannot be kept.
     NoAnswer
         If it does not answer.
     """
@@ -188,7 +203,10 @@ def _asked(method: str, root: str, path: str, **content: Any) -> Any:
         answer = httpx.request(method, root + path, timeout=_TIMEOUT, **content)
     except httpx.HTTPError as error:
         raise NoAnswer(f"{root} does not answer ({str(error) or type(error).__name__}).") from None
-    if answer.status_code in (400, 401, 403) and method == "POST":
+    if answer.is_redirect:
+        there = elsewhere(answer)
+        raise ServiceError(f"{root} is elsewhere now{there}: balsam-jupyter login with its new address.")
+    if answer.status_code in (400, 401, 403, 422) and method == "POST":
         raise NotSignedIn(f"{root} does not know this user and password.")
     if answer.status_code in (404, 405):
         raise ServiceError(f"{root} is no Balsam service.")
@@ -200,9 +218,22 @@ def _asked(method: str, root: str, path: str, **content: Any) -> Any:
         raise ServiceError(f"{root} is no Balsam service.") from None
 
 
+def elsewhere(answer: httpx.Response) -> str:
+    """Where an answer sends one, in brackets; never followed, since a token or password would go along."""
+    parts = urlsplit(answer.headers.get("location", ""))
+    return f" ({parts.scheme}://{parts.netloc.rpartition('@')[2]})" if parts.netloc else ""
+
+
 def _write(found: Credentials) -> None:
     """Write the file as Balsam does, at once and for this user alone; what else it says is kept."""
     file = client_file()
+    try:
+        _replace(file, found)
+    except OSError as error:
+        raise NotSignedIn(f"{file} cannot be written ({error.strerror}), so the token is not kept.") from None
+
+
+def _replace(file: Path, found: Credentials) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept: dict[str, Any] = {"connect_timeout": 6.2, "read_timeout": 120.0, "retry_count": 10}
     with suppress(OSError, ValueError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...accounts import duration
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 SILENT_S = 120.0
 """A site whose agent gave no sign of life for so long is not started, or cut off."""
 _LARGEST = 512_000
+_LONGEST_WORKDIR = 256
+_WORD = re.compile(r"[\w@%+,./-]*")  # tags of an allocation go into its job script as they are
 DEFAULTS = ("local", "")
 """Queue and project of a request that names none."""
 
@@ -35,12 +38,18 @@ def job(engine: BalsamEngine, spec: JobSpec) -> None:
     app, slots = records.slots(engine.store.con, common.app_id)
     transfers(engine, app, slots, spec.transfers or {})
     pythons.warn(engine, app)
+    tags(common.tags)
     for key, word in common.tags.items():
-        if key.startswith("bj_"):
-            raise BadInput(f"Tags that begin with 'bj_' are this package's own; call {key!r} something else.")
         if not isinstance(word, str):
             raise BadInput(f"Tag {key!r} must be text, not {word!r}.")
     place(spec)
+
+
+def tags(names: Iterable[str]) -> None:
+    """Refuse names of tags that say which row a job is."""
+    for name in names:
+        if name.startswith("bj_"):
+            raise BadInput(f"Tags that begin with 'bj_' are this package's own; call {name!r} something else.")
 
 
 def place(spec: JobSpec) -> None:
@@ -48,6 +57,10 @@ def place(spec: JobSpec) -> None:
     if spec.workdir.startswith("/") or ".." in spec.workdir.split("/"):
         raise BadInput(
             f"workdir {spec.workdir!r} must be a relative path without '..'; it is below the site's data folder."
+        )
+    if len(spec.workdir) > _LONGEST_WORKDIR:
+        raise BadInput(
+            f"workdir {spec.workdir[:40]!r}… has {len(spec.workdir):,} characters, and Balsam takes {_LONGEST_WORKDIR}."
         )
     if len(spec.parameters) > _LARGEST * 3 // 4:
         raise BadInput(
@@ -137,6 +150,13 @@ def request(engine: BalsamEngine, asked: AllocationRequest) -> dict[str, Any]:
             f"Project {project!r} cannot be charged at {engine.site.name!r}; there is {listing(projects)}."
             f"{nearest(project, projects)}"
         )
+    for wanted in (asked.filter_tags, *(part["filter_tags"] for part in asked.partitions)):
+        for word in (word for pair in wanted.items() for word in pair):
+            if not _WORD.fullmatch(word):
+                raise BadInput(
+                    f"A Balsam site cannot look for the tag {word!r}, which would not pass through its job script: "
+                    "give the tasks one of letters, digits and . _ - / @ % + ,"
+                )
     minutes = math.ceil(asked.wall_time_min)
     limits = queues.get(queue, {})
     if asked.num_nodes > limits.get("max_nodes", asked.num_nodes):

@@ -23,9 +23,15 @@ VERSION, BATCH, RETRIES, FAMILY = "bj_version", "bj_batch", "bj_retries", "bj_pa
 KILLED, VALUE, NOTE, RAN = "bj_killed", "bj_value", "bj_note", "bj_ran"
 """Names in a job's data: a kill, what it yields (text of `codec`), why an output is missing, when it ran elsewhere."""
 
+CARRIED = "bj_cloudpickle"
+"""By which name a value travels that nobody could read here as Balsam pickles it (see `remote.Box.portable`)."""
+
 PYTHON = "python"
 """By which name the mirror keeps the Python of a site, where a task told of it."""
 _TOLD_PYTHON = re.compile(r"its functions are code of Python [\d.]+, and this is Python (\d+\.\d+)")
+
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_KEY = re.compile(r"[0-9a-f]{32}")
 
 _RESOURCES = (
     "num_nodes", "ranks_per_node", "threads_per_rank", "threads_per_core", "gpus_per_rank", "node_packing_count",
@@ -62,9 +68,15 @@ def unpacked(text: str) -> str | bytes:
     """Parameters or a value of a job as `codec` encodes them."""
     if not text:
         return "{}"
-    stored = base64.b64decode(text)
     try:
-        return codec.encode(pickle.loads(stored))
+        stored = base64.b64decode(text)
+    except ValueError:  # another client wrote something else
+        return codec.encode(text)
+    try:
+        value = pickle.loads(stored)
+        if isinstance(value, dict) and isinstance(value.get(CARRIED), bytes):
+            return bytes(value[CARRIED])
+        return codec.encode(value)
     except Exception:  # of a class that is not here: whoever decodes it is told
         return stored
 
@@ -73,6 +85,37 @@ def own_tags(tags: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """A job's tags as the user set them, and ours."""
     ours = {key: word for key, word in tags.items() if key.startswith("bj_")}
     return {key: word for key, word in tags.items() if key not in ours}, ours
+
+
+def number(tags: Mapping[str, str], name: str, without: int | None = None) -> int | None:
+    """The number in one of our tags; `without` if it is not there, None if it is none that we wrote."""
+    text = tags.get(name)
+    if text is None:
+        return without
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def key(tags: Mapping[str, str]) -> bytes | None:
+    """The key of a row, as our tag has it."""
+    text = tags.get(KEY, "")
+    return bytes.fromhex(text) if _KEY.fullmatch(text) else None
+
+
+def outputs(given: object) -> str | bytes:
+    """Outputs in a job's data as `codec` encodes them; what is not as we wrote it, as it is."""
+    try:
+        if isinstance(given, str) and isinstance(json.loads(given), dict):
+            return given
+    except ValueError:
+        pass
+    return codec.encode(given)
+
+
+def ran(data: Mapping[str, Any]) -> list[float | None] | None:
+    """Start, end, runtime and return code of a row that finished elsewhere; None of others."""
+    given = data.get(RAN)
+    plain = isinstance(given, list) and len(given) == 4 and all(isinstance(one, int | float | None) for one in given)
+    return given if plain else None
 
 
 def asked(resources: Resources, packing: int) -> dict[str, Any]:

@@ -131,6 +131,9 @@ def on_network_file_system(path: Path) -> str:
 class Store:
     """Connections to one site's database, one for each thread that asks."""
 
+    cure = "Restore it, or use another site."
+    """What to do about a file that cannot be used."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._local = threading.local()
@@ -139,9 +142,7 @@ class Store:
         try:
             self._migrate()
         except sqlite3.DatabaseError as error:
-            raise SiteError(
-                f"{path} cannot be used as a site's database: {error}. Restore it, or use another site."
-            ) from None
+            raise SiteError(f"{path} cannot be used as a site's database: {error}. {self.cure}") from None
 
     @property
     def con(self) -> sqlite3.Connection:
@@ -228,7 +229,7 @@ class Store:
         except sqlite3.DatabaseError as error:
             if isinstance(error, (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError)):
                 raise  # a mistake of ours, not of the file's
-            raise SiteError(f"{self.path} is damaged ({error}). Restore it, or use another site.") from None
+            raise SiteError(f"{self.path} is damaged ({error}). {self.cure}") from None
 
     def _no_room(self) -> bool:
         """Whether the disk is full: SQLite says so by other names too ("disk I/O error", "unable to open")."""
