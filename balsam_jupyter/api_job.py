@@ -344,9 +344,15 @@ class Job(Model):
 
 def outcome(row: JobRow, site: Site) -> Any:
     """The decoded value of an ended job (None if it has none); raises what it raised, or `TaskFailed`."""
-    if row.state == "JOB_FINISHED":
-        return codec.decode(row.value) if row.value is not None else None
     name = f"{row.app_name} (job {row.id})"
+    if row.state == "JOB_FINISHED":
+        try:
+            return codec.decode(row.value) if row.value is not None else None
+        except Exception as error:  # its class is not here, or it is no value at all
+            raise ExecutorException(
+                f"{name} finished, but its value cannot be read here ({type(error).__name__}: {error}): import or "
+                "declare what it is made of, as the app does, and ask again."
+            ) from error
     if row.state == "USER_KILLED":
         raise TaskFailed(f"{name} was killed, so it has no value.")
     if row.exception is not None:

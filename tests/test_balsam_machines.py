@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, api_site
 from balsam_jupyter.api_site import Site
-from balsam_jupyter.engines.balsam import BalsamEngine
+from balsam_jupyter.engines.balsam import BalsamEngine, changes
+from balsam_jupyter.errors import BadInput
 from balsam_jupyter.models import Query
 
 from .balsam_service import proxy as faults
@@ -133,6 +134,26 @@ def test_an_app_that_another_machine_changed(machine: Machine, bare_site: Servic
     ada.register_app(globals()["Hello"])
     (there,) = machine(False).site.engine.apps()
     assert there.command_template == "echo hello {{ number }}"
+
+
+def test_an_app_that_changed_since_is_not_used_by_its_name(
+    machine: Machine, bare_site: ServiceSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada, ben = machine(), machine()
+    ada.submit_sweep("Hello", Sweep.grid(number=range(2)), name="before")
+
+    class Hello(ApplicationDefinition):
+        command_template = "echo good morning {{ name }}"
+
+    ben.register_app(Hello)
+    monkeypatch.setattr(changes, "_SITE_S", 0.0)
+    with pytest.raises(BadInput, match="App Hello was changed from another machine"):
+        ada.submit_sweep("Hello", Sweep.grid(number=range(3)), name="rows")
+    assert len(bare_site.jobs()) == 2 and "rows" not in [one.name for one in ada.ensembles()]
+    monkeypatch.setattr(api_site, "APPS_AGE_S", 0.0)
+    with pytest.raises(BadInput, match="no parameter 'number'"):
+        ada.submit_sweep("Hello", Sweep.grid(number=range(3)), name="rows")
+    assert ada.submit_sweep("Hello", [{"name": "Eve"}], name="rows").new == 1
 
 
 def test_retry_from_two_machines(machine: Machine, bare_site: ServiceSite) -> None:

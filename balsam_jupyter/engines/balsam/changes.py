@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import BalsamJupyterError, NoAnswer, NotFound, NotSignedIn, ServiceError
+from ...errors import BadInput, BalsamJupyterError, NoAnswer, NotFound, NotSignedIn, ServiceError
+from ..embedded.store import records
 from . import apps, mirror, queue, transfers, wire
 from .mirror import Mirror
 from .news import Apply
@@ -53,6 +54,7 @@ class Changes:
         self._turn = 0
         self._suspect = ""  # the state whose number differs from the service's
         self._site_read = float("-inf")
+        self._app_read: dict[int, float] = {}  # when (monotonic), by id
         self._offset = 0
         self._behind = False
         self._odd: dict[tuple[str, int], int] = {}  # ensembles of which the service counts jobs that are no rows here
@@ -265,6 +267,31 @@ class Changes:
         """Read the apps anew if one of these jobs is of one that is not known."""
         if {row["app_id"] for row in rows} - {number for (number,) in self._store.con.execute("SELECT id FROM app")}:
             apps.read(self._rest, self._store, self._site)
+
+    def read_app(self, app_id: int) -> None:
+        """Look whether an app is still as it is known here, unless that was done just now.
+
+        Raises
+        ------
+        BadInput
+            If another machine has changed it since; from now on it is known as it is there.
+        """
+        if time.monotonic() - self._app_read.get(app_id, float("-inf")) < _SITE_S:
+            return
+        try:
+            there = apps.record(self._rest.get(f"/apps/{app_id}", patience=0.0))
+        except (NoAnswer, NotSignedIn):
+            return  # what comes next says so
+        except NotFound:
+            raise NotFound(f"App {app_id} was deleted at the service: register it again.") from None
+        here = next((one for one in records.apps(self._store.con) if one.id == app_id), there)
+        self._app_read[app_id] = time.monotonic()
+        if not apps.same(here, there):
+            apps.put(self._store, there)
+            raise BadInput(
+                f"App {there.name} was changed from another machine since it was read here. Nothing was stored: the "
+                "same again takes it as it is there; to have yours, register it first."
+            )
 
     def resync(self) -> None:
         """Read all jobs of the site: at the beginning, and where something was missed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import secrets
 import threading
 import time
@@ -25,6 +26,8 @@ from .rest import PAGE, LostAnswer
 
 if TYPE_CHECKING:
     from .engine import BalsamEngine
+
+log = logging.getLogger(__name__)
 
 PATIENCE_S = 90.0
 """How long a submission waits for a service that went away in the midst of it."""
@@ -133,6 +136,7 @@ class _Plan:
         common = spec.common
         if id(common) not in self._checked:
             truth.job(self.engine, spec)
+            self.engine.changes.read_app(common.app_id)
             self._checked.add(id(common))
         else:
             truth.place(spec)
@@ -308,7 +312,7 @@ class _Plan:
 def _store(engine: BalsamEngine, chunk: _Chunk, stop: threading.Event) -> list[dict[str, Any]]:
     """The jobs of a chunk as the service stored them, in their order: posted until they are there, and never twice."""
     deadline = time.monotonic() + PATIENCE_S
-    refusals, pause = 0, 0.2
+    refusals, pause, told = 0, 0.2, False
     while True:
         began = time.monotonic()
         try:
@@ -327,6 +331,9 @@ def _store(engine: BalsamEngine, chunk: _Chunk, stop: threading.Event) -> list[d
             last: NoAnswer = error
         except NoAnswer as error:  # it was not sent
             last = error
+        if not told:
+            told = True
+            log.warning("%s Nothing is lost: it is tried again for %g s at most; Ctrl-C ends that.", last, PATIENCE_S)
         if time.monotonic() > deadline or stop.wait(pause):
             raise last
         pause = min(2 * pause, 3.0)
