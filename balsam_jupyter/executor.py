@@ -9,7 +9,16 @@ from typing import Any
 
 from . import codec
 from .api import BatchJob, Site, current_site, open_site
-from .api_check import allocation_request, job_common, job_ids, task_resources, text_map, transfer_map, workdir_below
+from .api_check import (
+    allocation_request,
+    check_app,
+    job_common,
+    job_ids,
+    task_resources,
+    text_map,
+    transfer_map,
+    workdir_below,
+)
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
 from .cost import Price, asked_of, price
@@ -24,7 +33,6 @@ from .views import ExecutorViews
 log = logging.getLogger(__name__)
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
-CALC_TYPES = ("sim", "gen")
 
 
 class BalsamExecutor(ExecutorViews):
@@ -74,12 +82,7 @@ class BalsamExecutor(ExecutorViews):
         precedent : str, optional
             Not used by Balsam: write what comes before the program into the command template.
         """
-        if calc_type is not None and calc_type not in CALC_TYPES:
-            raise BadInput(f"calc_type is 'sim' or 'gen', not {calc_type!r}.")
-        if app_name is not None and (not isinstance(app_name, str) or not app_name.strip() or "\0" in app_name):
-            raise BadInput(f"app_name must be a name, not {app_name!r}.")
-        if not isinstance(BalsamApp, type):
-            raise BadInput(f"register_app() takes a class (an ApplicationDefinition), not {BalsamApp!r}.")
+        check_app(BalsamApp, app_name, calc_type)
         if precedent is not None:
             log.warning("precedent is not used; write it into the command template.")
         if app_name is None and desc is None:

@@ -175,8 +175,9 @@ def test_registering_what_is_no_app(exctr: BalsamExecutor) -> None:
             exctr.register_app(wrong)  # type: ignore[arg-type]
     with refused(BadInput, "calc_type"):
         exctr.register_app(Melt, calc_type="simulation")
-    with refused(BadInput, "app_name"):
-        exctr.register_app(Melt, app_name=" ")
+    for name in (" ", "a\0", "\ud800", "n" * 201):
+        with refused(BadInput, "app_name"):
+            exctr.register_app(Melt, app_name=name)
 
 
 @pytest.mark.parametrize(
