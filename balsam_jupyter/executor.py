@@ -9,16 +9,7 @@ from typing import Any
 
 from . import codec
 from .api import BatchJob, Site, current_site, open_site
-from .api_check import (
-    allocation_request,
-    check_app,
-    job_common,
-    job_ids,
-    task_resources,
-    text_map,
-    transfer_map,
-    workdir_below,
-)
+from .api_check import allocation_request, job_common, job_ids, task_resources, text_map, transfer_map, workdir_below
 from .api_site import existing_site, find_site
 from .apps import app_record, check_parameters
 from .cost import Price, asked_of, price
@@ -26,7 +17,7 @@ from .ensemble import Ensemble
 from .errors import BadInput, ExecutorException, NotFound
 from .models import AppRecord, JobSpec, Query
 from .selection import record_of
-from .submission import LONE_TASKS, newest, row_count, slug, store_sweep
+from .submission import LONE_TASKS, check_app, newest, row_count, slug, store_sweep
 from .task import BalsamTask, Follower, unstored_task
 from .views import ExecutorViews
 

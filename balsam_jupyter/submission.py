@@ -68,6 +68,17 @@ def check_name(name: object) -> None:
         )
 
 
+def check_app(given: object, name: object, calc_type: object) -> None:
+    """Refuse what cannot be registered as an app of this name, or as the default of its kind."""
+    if calc_type is not None and calc_type not in ("sim", "gen"):
+        raise BadInput(f"calc_type is 'sim' or 'gen', not {calc_type!r}.")
+    named = isinstance(name, str) and name.strip() and name.isprintable() and len(name) <= 200
+    if name is not None and not named:
+        raise BadInput(f"app_name must be a name of at most 200 printable characters, not {name!r}.")
+    if not isinstance(given, type):
+        raise BadInput(f"register_app() takes a class (an ApplicationDefinition), not {given!r}.")
+
+
 def store_sweep(
     site: Site,
     app: AppRecord,
