@@ -31,7 +31,7 @@ def test_a_poll_of_10_000_jobs(bare_site: ServiceSite, proxy: Proxy, signed_in: 
     ens = exctr.submit_sweep("hello", Sweep.grid(number=range(10_000)), name="rows")
     ids = [task.id for task in ens.tasks()]
     polls = []
-    for part in range(6):
+    for part in range(8):
         time.sleep(2.1)  # what the engine leaves between two polls
         changed = ids[10 * part : 10 * part + 10]
         bare_site.report(changed, "PREPROCESSED", "RUNNING", "RUN_DONE", "JOB_FINISHED")
@@ -39,9 +39,9 @@ def test_a_poll_of_10_000_jobs(bare_site: ServiceSite, proxy: Proxy, signed_in: 
         ens.counts()
         polls.append((len(proxy.requests) - requests, proxy.sent - before))
     finished = ens.counts()["FINISHED"]
-    assert finished >= 50
+    assert finished >= 70
     assert max(number for number, _ in polls) <= 3
-    assert max(size for _, size in polls[3:]) < 50_000  # the first ones read again what was just submitted
+    assert max(size for _, size in polls[5:]) < 50_000  # the first ones read again what was just submitted
     site.close()
 
 
