@@ -48,7 +48,7 @@ ipykernel6: .venv/.stamp-ipykernel6
 bench: .venv-bench/.stamp .venv-balsam-server/.stamp
 	for script in benchmarks/[a-z]*.py; do echo; .venv-bench/bin/python $$script; done
 
-soak: .venv/.stamp-dev
+soak: .venv/.stamp-dev .venv-balsam-server/.stamp
 	$(BIN)/python -m pytest -m soak
 
 refresh: .venv/.stamp-dev

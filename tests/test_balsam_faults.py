@@ -120,7 +120,7 @@ def test_a_service_that_always_fails(exctr: BalsamExecutor, bare_site: ServiceSi
     whole(bare_site, 50)
 
 
-@pytest.mark.parametrize("moment", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("moment", [*(pytest.param(s, marks=pytest.mark.soak) for s in (0.0, 0.5)), 0.1, 1.0])
 def test_the_server_is_killed_in_a_submission(
     exctr: BalsamExecutor, bare_site: ServiceSite, balsam_service: Service, proxy: Proxy, moment: float
 ) -> None:

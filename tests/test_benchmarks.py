@@ -34,8 +34,13 @@ def run(script: str, folder: Path, *options: str, **env: str) -> subprocess.Comp
     return subprocess.run(command, env=given, cwd=folder, capture_output=True, text=True)
 
 
+_LONG = ("views.py", "balsam.py")  # with a browser; with a service of its own
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    "script", [pytest.param(one, marks=pytest.mark.soak) if one in _LONG else one for one in SCRIPTS]
+)
 def test_benchmark_runs(script: str, tmp_path: Path) -> None:
     if script == "balsam.py" and not (ENVIRONMENT / "bin" / "uvicorn").exists():
         pytest.skip("no environment with a Balsam server: `make test` makes it where it finds a Python 3.11")

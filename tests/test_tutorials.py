@@ -49,7 +49,11 @@ def default(home: Path) -> Iterator[Site]:
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
-        ("02-sweeps-and-results.ipynb", {"diffusion-pilot": 4, "diffusion": 48, "diffusion-test": 10}),
+        pytest.param(
+            "02-sweeps-and-results.ipynb",
+            {"diffusion-pilot": 4, "diffusion": 48, "diffusion-test": 10},
+            marks=pytest.mark.soak,  # a minute of two cores; all tutorials run once in `make notebooks`
+        ),
         ("03-adaptive.ipynb", {"cliff": 200, "cliff-test": 200}),
         ("04-watching.ipynb", {"magnet": 62}),
     ],

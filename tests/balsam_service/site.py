@@ -54,6 +54,7 @@ file_cleaner: null
 TEMPLATE = """\
 #!/bin/bash
 {head}
+export BALSAM_TEST_SCRIPT=$0
 export BALSAM_SITE_PATH={{{{ balsam_site_path }}}}
 cd $BALSAM_SITE_PATH
 {pause}

@@ -92,25 +92,36 @@ class PlainRun(SubprocessAppRun):
 class GentleScheduler(LocalProcessScheduler):
     """Ends the launcher of an allocation before its jobs, so that these become RUN_TIMEOUT as with a real scheduler.
 
-    The original sends SIGTERM to all of them at once, and jobs that die first are FAILED.
+    The original sends SIGTERM to all of them at once, and jobs that die first are FAILED. And it forgets what a
+    launcher started meanwhile, such as a serial master, which would keep the one port that they have.
     """
 
     @classmethod
     def delete_job(cls, scheduler_id):
         try:
-            tree = psutil.Process(scheduler_id).children(recursive=True)
+            tree = [root := psutil.Process(scheduler_id), *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             return str(scheduler_id)
+        scripts = {mark_of(one) for one in tree} - {None}
         launchers = [one for one in tree if any("balsam/cmdline/launcher.py" in word for word in words(one)[:2])]
         for one in launchers:
             one.terminate()
         psutil.wait_procs(launchers, timeout=15)
-        for one in tree:
-            try:
+        while left := [one for one in psutil.process_iter() if mark_of(one) in scripts]:
+            for one in left:
                 one.kill()
-            except psutil.NoSuchProcess:
-                continue
+            psutil.wait_procs(left, timeout=5)
         return super().delete_job(scheduler_id)
+
+
+def mark_of(process):
+    """The script of the allocation that a process belongs to."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return process.environ().get("BALSAM_TEST_SCRIPT")
+    except psutil.Error:
+        return None
 
 
 def words(process):
