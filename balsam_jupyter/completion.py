@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
 
@@ -162,8 +161,12 @@ class Waiting:
                         _warn(step)
                     elif self._callbacks.run_next(0.0):
                         continue
-                    with suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(changed.wait(), min(step.seconds, EVENTS_WAIT_S))
+                    # Not asyncio.wait_for, which before Python 3.12 drops a cancellation that comes with the change.
+                    late = loop.call_later(min(step.seconds, EVENTS_WAIT_S), changed.set)
+                    try:
+                        await changed.wait()
+                    finally:
+                        late.cancel()
                     changed.clear()
             finally:
                 stop()

@@ -23,7 +23,7 @@ from balsam_jupyter import (
     Site,
     TimeoutExpired,
 )
-from balsam_jupyter.ends import Ends
+from balsam_jupyter.ends import Ends, poke
 from balsam_jupyter.errors import BadInput
 from balsam_jupyter.models import TERMINAL
 
@@ -192,6 +192,24 @@ def test_await_leaves_the_loop_to_others(exctr: BalsamExecutor, allocation: Batc
 
     assert asyncio.run(main()) == (ens, 50)
     assert threads == [threading.main_thread()]
+
+
+@pytest.mark.parametrize("steps_later", range(6))
+def test_a_cancellation_that_comes_with_a_change_is_heard(exctr: BalsamExecutor, steps_later: int) -> None:
+    ens = exctr.submit_sweep("Gated", {"i": [0], "gate": ["none"]}, name="gated")
+
+    async def main() -> None:
+        waiting = asyncio.ensure_future(asyncio.wait_for(ens, SOON))
+        for _ in range(3):  # until it waits for a change, which then comes in the same moment
+            await asyncio.sleep(0.3)
+            poke(exctr.site.engine)
+        for _ in range(steps_later):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        done, _ = await asyncio.wait([waiting], timeout=5)
+        assert done and waiting.cancelled()
+
+    asyncio.run(main())
 
 
 def test_async_for(exctr: BalsamExecutor, allocation: BatchJob) -> None:
