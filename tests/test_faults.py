@@ -104,7 +104,8 @@ def test_a_task_that_dies_with_its_spawner_three_times_fails(engine):
 
 
 def test_a_launcher_stopped_inside_a_transaction_is_ended_and_others_go_on(engine, tmp_path):
-    witness_sweep(engine, tmp_path / "witness", 40, 0.02)
+    tasks = 200  # there is work, and so there are transactions, for as long as it is tried
+    witness_sweep(engine, tmp_path / "witness", tasks, 0.02)
     allocation = engine.allocate(AllocationRequest(1, 10, "serial"))
     wait_until(engine, lambda: ends(engine) >= 4)
     # Stop it at a moment when it holds the store: try until a write of ours cannot begin.
@@ -119,8 +120,8 @@ def test_a_launcher_stopped_inside_a_transaction_is_ended_and_others_go_on(engin
         pytest.fail("the launcher was never caught inside a transaction")
     store.close()
     wait_until(engine, lambda: not is_running(pid) or engine.update(Query(ids=(0,)), "USER_KILLED") == 0)
-    wait_until(engine, lambda: ends(engine) == 40)
-    assert set(check_witness(tmp_path / "witness", 40).values()) == {1}
+    wait_until(engine, lambda: ends(engine) == tasks, 120)
+    assert set(check_witness(tmp_path / "witness", tasks).values()) == {1}
 
 
 def gone(engine: EmbeddedEngine, allocation: int) -> bool:
