@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import datetime
-import math
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
@@ -15,21 +13,20 @@ from xml.etree import ElementTree
 
 import plotly.graph_objects as go
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Ensemble
 from balsam_jupyter.errors import BadInput
 from balsam_jupyter.tables import Table
-from balsam_jupyter.widgets import figures, sketch
-from balsam_jupyter.widgets.columns import Axis, axis, label
-from balsam_jupyter.widgets.drawing import Drawing, Heatmap, Parallel, Scatter, Series, decades, steps
+from balsam_jupyter.widgets import figures
+from balsam_jupyter.widgets.columns import Axis, label
+from balsam_jupyter.widgets.drawing import Drawing, Heatmap, Parallel, Scatter, Series, shade_of
 from balsam_jupyter.widgets.kinds import GRID, POINTS
 from balsam_jupyter.widgets.news import News
 from balsam_jupyter.widgets.plots import ResultPlot
 from balsam_jupyter.widgets.sample import read
 
 SVG = "{http://www.w3.org/2000/svg}"
+SHADED = {shade_of(at / 24) for at in range(25)}
 
 
 class Eos(ApplicationDefinition):
@@ -341,50 +338,6 @@ def test_heat_maps_of_many_different_numbers_have_bins(exctr: BalsamExecutor) ->
     assert isinstance(drawing, Heatmap)
     assert len(drawing.columns) == len(drawing.lines) == GRID
     assert sum(cell is not None for line in drawing.cells for cell in line) >= GRID
-
-
-def test_long_names_that_look_alike_are_apart() -> None:
-    one = Axis("file", "name")
-    places = [one.place(f"/a/long/path/{at}/that/goes/on/to/the/same.file") for at in (1, 2, 1, 3)]
-    assert places == [places[0], f"{places[0]} (2)", places[0], f"{places[0]} (3)"]
-
-
-cells = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.datetimes(), st.dates(), st.timedeltas(),
-    st.decimals(), st.fractions(), st.complex_numbers(), st.lists(st.integers()), st.builds(PurePath, st.just("/x")),
-)  # fmt: skip
-
-
-@given(st.lists(cells), st.booleans())
-@settings(max_examples=300, deadline=None)
-def test_whatever_cells_there_are_each_has_a_place_or_none(values: list[Any], log: bool) -> None:
-    try:
-        one = axis("x", Counter(map(type, values)), log)
-    except BadInput as error:
-        assert "logarithm" in str(error) or "holds no numbers, names or dates" in str(error)
-        return
-    places = [place for value in values if (place := one.place(value)) is not None]
-    assert all(isinstance(place, str) if one.kind == "name" else math.isfinite(float(place)) for place in places)
-    if one.kind != "name":
-        y = Axis("y")
-        points = Series(x=list(places), y=[1.0] * len(places), tasks=[1] * len(places), texts=[""] * len(places))
-        drawing = Scatter("t", x=one, y=y, series=[points])
-        assert "nan" not in sketch.svg(drawing)
-        go.Figure(list(figures.traces(drawing).values()), figures.layout(drawing))
-
-
-@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
-def test_marks_are_few_and_around_what_is_marked(one: float, two: float) -> None:
-    low, high = min(one, two), max(one, two)
-    marks = steps(low, high)
-    assert 2 <= len(marks) <= 12
-    reach = 1e-6 * (marks[-1] - marks[0])
-    assert marks[0] <= low + reach and marks[-1] >= high - reach
-
-
-@given(st.floats(1e-300, 1e300), st.floats(1e-300, 1e300))
-def test_marks_of_logarithmic_axes_are_few(one: float, two: float) -> None:
-    assert 1 <= len(decades(min(one, two), max(one, two))) <= 12
 
 
 def test_plots_in_a_terminal_are_text(ens: Ensemble, tmp_path: Path) -> None:

@@ -28,6 +28,19 @@ def made(name: str = "scan", error: str = "", left: int = 3) -> Snapshot:
     return Snapshot(name, history.counts(), history.series(), 1016.0, [], 0.5, 2.0 * left, 7.0 if error else 0.0, error)
 
 
+def tops_of(path: str, bins: int) -> list[float]:
+    """The numbers of tasks that an area reaches in the middle of each bin."""
+    axis, wide, high = static.HEIGHT - 22, static.WIDTH - 72, static.HEIGHT - 30
+    tops: list[float] = []
+    y = 0.0
+    for pen, number in re.findall(r"([VH])([\d.]+)", path):
+        if pen == "V":
+            y = 10 * (axis - float(number)) / high
+        while pen == "H" and len(tops) < bins and 60 + wide * (len(tops) + 0.5) / bins < float(number):
+            tops.append(y)
+    return tops
+
+
 def test_every_task_state_has_a_colour_and_no_two_share_one() -> None:
     assert set(COLOURS) == set(TASK_STATES)
     for palette in (COLOURS, DARK, ANYWHERE):
@@ -38,9 +51,14 @@ def test_every_task_state_has_a_colour_and_no_two_share_one() -> None:
 def test_the_picture_is_well_formed_and_its_areas_are_the_states_that_occur() -> None:
     root = ElementTree.fromstring(static.svg(made().series))
     titles = [title.text for title in root.iter("{http://www.w3.org/2000/svg}title")]
-    assert titles == ["FINISHED", "FAILED", "RUNNING", "WAITING"] or titles == ["FINISHED", "FAILED", "WAITING"]
+    assert titles == ["WAITING", "RUNNING", "FAILED", "FINISHED"]  # each covers the lower part of those before
     paths = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.find("*") is not None]
-    assert {path.get("fill") for path in paths} <= set(ANYWHERE.values())
+    assert [path.get("fill") for path in paths] == [ANYWHERE[state] for state in titles if state]
+    tops = [tops_of(str(path.get("d")), len(made().series)) for path in paths]
+    expected = [0] * len(made().series)
+    for state, found in zip(reversed(titles), reversed(tops), strict=True):
+        expected = [low + number for low, number in zip(expected, made().series.counts[str(state)], strict=True)]
+        assert found == [pytest.approx(number, abs=0.01) for number in expected]
     ElementTree.fromstring(static.svg(History().series()))  # nothing to draw is no error
 
 

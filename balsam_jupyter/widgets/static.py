@@ -76,14 +76,12 @@ def svg(series: Series, allocations: Sequence[Allocation] = ()) -> str:
     """Task states over time as stacked areas, and below them a line for each time in which nodes were there."""
     bins = len(series)
     most = max((sum(column) for column in zip(*series.counts.values(), strict=True)), default=0) or 1
-    base = [0] * bins
-    shapes = []
+    shapes: list[str] = []
+    heights = [0] * bins
     for state, colour in ANYWHERE.items():
-        top = [low + number for low, number in zip(base, series.counts[state], strict=True)]
-        if top != base:
-            path = _area(base, top, most)
-            shapes.append(f'<path fill="{colour}" d="{path}"><title>{state}</title></path>')
-        base = top
+        if any(series.counts[state]):
+            heights = [low + number for low, number in zip(heights, series.counts[state], strict=True)]
+            shapes.insert(0, f'<path fill="{colour}" d="{_area(heights, most)}"><title>{state}</title></path>')
     shapes += _bands(series, allocations)
     ends = [time.strftime("%H:%M:%S", time.localtime(moment)) for moment in (series.start, series.end)] if bins else []
     bottom = HEIGHT - _BOTTOM
@@ -101,29 +99,16 @@ def svg(series: Series, allocations: Sequence[Allocation] = ()) -> str:
     )
 
 
-def _area(base: list[int], top: list[int], most: int) -> str:
-    """The path of one area: along its top, and back along its base."""
-    return f"M{_edge(top, most, 1)}L{_edge(base, most, -1)}Z"
-
-
-def _edge(heights: list[int], most: int, step: int) -> str:
-    """A line of steps from left to right, or back; equal neighbours are one."""
+def _area(heights: list[int], most: int) -> str:
+    """The path of one area, down to the axis: what is below it is painted over it. Equal neighbours are one step."""
     plot_width, plot_height = WIDTH - _LEFT - _RIGHT, HEIGHT - _TOP - _BOTTOM
-    places = [(at, at + 1) for at in range(len(heights))]
-    if step < 0:
-        places = [(end, begin) for begin, end in reversed(places)]
-        heights = heights[::-1]
-    parts: list[str] = []
-    for at, ((begin, end), height) in enumerate(zip(places, heights, strict=True)):
-        y = f"{HEIGHT - _BOTTOM - plot_height * height / most:.4g}"
-        x = f"{_LEFT + plot_width * end / len(heights):.4g}"
-        if at == 0:
-            parts.append(f"{_LEFT + plot_width * begin / len(heights):.4g} {y}H{x}")
-        elif heights[at - 1] == height:
-            parts[-1] = parts[-1][: parts[-1].rindex("H")] + f"H{x}"
-        else:
-            parts.append(f"V{y}H{x}")
-    return "".join(parts)
+    path = f"M{_LEFT} {HEIGHT - _BOTTOM}"
+    for at, height in enumerate(heights):
+        if at == 0 or heights[at - 1] != height:
+            path += f"V{HEIGHT - _BOTTOM - plot_height * height / most:.4g}"
+        if heights[at + 1 : at + 2] != [height]:
+            path += f"H{_LEFT + plot_width * (at + 1) / len(heights):.4g}"
+    return f"{path}V{HEIGHT - _BOTTOM}Z"
 
 
 def _bands(series: Series, allocations: Sequence[Allocation]) -> list[str]:
