@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from balsam_jupyter import BalsamExecutor, BatchJob, Site, open_site
+from balsam_jupyter.engines.balsam import changes
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 
 from .balsam_service.fixtures import (  # noqa: F401
@@ -52,6 +53,13 @@ def _together(nodeid: str) -> str:
     if file.name.startswith(("test_balsam_", "test_anywhere")):
         return "balsam"
     return "browser" if file.parent.name == "browser" else file.name
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Followed at the pace of a user (test_balsam_polls.py), half of these tests' time would be spent waiting."""
+    if _together(request.node.nodeid) == "balsam" and "test_balsam_polls" not in request.node.nodeid:
+        monkeypatch.setattr(changes, "PERIOD_S", 0.5)
 
 
 @pytest.fixture(scope="session", params=["mpich", "openmpi"])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Sweep, api_site
+from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Ensemble, Sweep, api_site
 from balsam_jupyter.api_site import Site
 from balsam_jupyter.engines.balsam import BalsamEngine, changes
 from balsam_jupyter.errors import BadInput
@@ -53,6 +53,16 @@ def machine(
 def look(*machines: BalsamExecutor) -> None:
     for one in machines:
         one.site.engine.refresh(now=True)
+
+
+def shared(machine: Machine) -> tuple[BalsamExecutor, BalsamExecutor, Ensemble, Ensemble]:
+    """Two machines, and an ensemble of five rows as each of them has it."""
+    ada, ben = machine(), machine()
+    ens = ada.submit_sweep("Hello", Sweep.grid(number=range(5)), name="rows")
+    look(ada, ben)
+    other = ben.ensemble("rows")
+    assert len(other) == 5
+    return ada, ben, ens, other
 
 
 def rows_of(bare_site: ServiceSite) -> list[tuple[str, str]]:
@@ -203,22 +213,14 @@ def test_generations_are_renamed_together(machine: Machine, bare_site: ServiceSi
 
 
 def test_tags_from_two_machines(machine: Machine, bare_site: ServiceSite) -> None:
-    ada, ben = machine(), machine()
-    ens = ada.submit_sweep("Hello", Sweep.grid(number=range(5)), name="rows")
-    look(ada, ben)
-    other = ben.ensemble("rows")
-    other.counts()
+    _, _, ens, other = shared(machine)
     ens.tag(color="red")
     other.tag(shape="round")
     assert {(job["tags"].get("color"), job["tags"].get("shape")) for job in bare_site.jobs()} == {("red", "round")}
 
 
 def test_rename_and_submit_from_two_machines(machine: Machine, bare_site: ServiceSite) -> None:
-    ada, ben = machine(), machine()
-    ens = ada.submit_sweep("Hello", Sweep.grid(number=range(5)), name="rows")
-    look(ada, ben)
-    other = ben.ensemble("rows")
-    other.counts()
+    ada, ben, ens, other = shared(machine)
     ens.rename("lines")
     other.tag(shape="round")
     look(ada, ben)

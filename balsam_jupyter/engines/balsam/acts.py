@@ -8,27 +8,23 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import BadInput, BalsamJupyterError, Unsupported, many
 from ...models import TERMINAL, Query, Resources
 from ..embedded.store import jobs
 from . import apps, transfers, truth, wire
 from .news import shown_state
-from .rest import PAGE
+from .rest import IDS, PAGE, parts
 
 if TYPE_CHECKING:
     from .engine import BalsamEngine
-
-T = TypeVar("T")
 
 _RUNS = ("RUNNING",)
 _SETTLES = ("RUN_DONE", "POSTPROCESSED", "STAGED_OUT")  # its program has ended
 _HOOKS_S = 5.0  # what the agent overtakes after that is killed again (`settle`)
 _STOPS_S = 30.0  # from the end of an allocation to its launcher's last word about its jobs
-_AT_ONCE = 400  # ids in the address of a request
 _HELD = ("PREPROCESSED", "RESTART_READY")  # held in these states, a job is in a launcher's hands
 
 
@@ -46,18 +42,12 @@ class Job(NamedTuple):
     """Whether the site's agent is at its hooks now, and will say what state it is in then."""
 
 
-def some(ids: Iterable[T], most: int) -> Iterator[list[T]]:
-    stream = iter(ids)
-    while part := list(islice(stream, most)):
-        yield part
-
-
 def known(engine: BalsamEngine, query: Query) -> list[Job]:
     """The jobs a query names, as they were when the service was asked last."""
     con = engine.store.con
     ids = jobs.ids(con, query)
     jobs_found: list[Job] = []
-    for part in some(ids, PAGE):
+    for part in parts(ids, PAGE):
         rows = con.execute(
             """SELECT job.id, state, spec.tags, remote.tags, remote.data, attempts, batch_job_id
                FROM job JOIN spec ON spec.id = spec_id JOIN remote ON job_id = job.id
@@ -82,8 +72,7 @@ def found(engine: BalsamEngine, query: Query) -> list[Job]:
 def patch(engine: BalsamEngine, rows: Iterable[dict[str, Any]]) -> int:
     """Send changes; all rows must have the same keys (a mixture is lost, or refused, by the service)."""
     changed = 0
-    stream = iter(rows)
-    while part := list(islice(stream, PAGE)):
+    for part in parts(rows, PAGE):
         changed += int(engine.rest.set("PATCH", "/jobs/", part) or 0)
     if changed:
         engine.look_again()
@@ -141,7 +130,7 @@ def _cannot(engine: BalsamEngine, runs: list[Job], killed: int) -> str:
 def _as_they_are(engine: BalsamEngine, asked: list[Job]) -> list[Job]:
     by_id = {job.id: job for job in asked}
     fresh: list[Job] = []
-    for part in some(by_id, _AT_ONCE):
+    for part in parts(by_id, IDS):
         _, rows = engine.rest.page("/jobs/", [*(("id", number) for number in part), ("limit", PAGE)])
         for row in rows:
             held = row.get("session_id") is not None
@@ -201,7 +190,7 @@ def _with_unfinished_parents(engine: BalsamEngine, ids: list[int]) -> set[int]:
 def delete(engine: BalsamEngine, query: Query) -> int:
     """Remove jobs that do not run."""
     ids = [job.id for job in found(engine, query) if job.state not in _RUNS]
-    for part in some(ids, _AT_ONCE):
+    for part in parts(ids, IDS):
         engine.rest.delete("/jobs/", [("id", number) for number in part])
     if ids:
         engine.forget(ids)
@@ -268,7 +257,7 @@ def settle(engine: BalsamEngine) -> int:
     done = 0
     twins = [number for (number,) in con.execute("SELECT job_id FROM twin")]
     if twins:
-        for part in some(twins, _AT_ONCE):
+        for part in parts(twins, IDS):
             engine.rest.delete("/jobs/", [("id", number) for number in part])
         with engine.store.transaction() as con:
             con.execute("DELETE FROM twin")
@@ -317,7 +306,7 @@ def rename(
     try:
         # all at first: what is read in between still has the old name, and is there again until it is patched
         theirs = [job for one in generations for job in found(engine, Query(ensemble=new, generation=one))]
-        for part in some(theirs, PAGE):
+        for part in parts(theirs, PAGE):
             renamed += patch(engine, ({"id": job.id, "tags": tags(job)} for job in part))
     except BalsamJupyterError:
         if not renamed:

@@ -24,7 +24,7 @@ from ...errors import BadInput, NoAnswer, listing
 from ...models import AppRecord, Parameter
 from ..embedded.store import records
 from . import pythons
-from .mirror import Mirror
+from .mirror import Mirror, of_apps
 from .rest import Rest
 
 log = logging.getLogger(__name__)
@@ -292,12 +292,7 @@ def create(rest: Rest, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def with_inputs(store: Mirror, known: Iterable[AppRecord], ids: Iterable[int]) -> set[int]:
     """Those of these jobs whose apps write input files: before a retry they are written anew."""
-    rows = store.con.execute(
-        """SELECT job.id FROM job JOIN spec ON spec.id = spec_id
-           WHERE app_id IN (SELECT value FROM json_each(?)) AND job.id IN (SELECT value FROM json_each(?))""",
-        (json.dumps([app.id for app in known if app.inputs]), json.dumps(list(ids))),
-    )
-    return {number for (number,) in rows}
+    return {*of_apps(store.con, (app.id for app in known if app.inputs), ids)}
 
 
 def tell_of_update(store: Mirror, app: AppRecord) -> None:

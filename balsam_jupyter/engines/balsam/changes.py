@@ -19,7 +19,7 @@ from ..embedded.store import records
 from . import apps, mirror, queue, transfers, wire
 from .mirror import Mirror
 from .news import Apply
-from .rest import PAGE, Rest
+from .rest import IDS, PAGE, Rest
 from .story import by_job
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,6 @@ PERIOD_S, IDLE_S = 2.0, 10.0
 """Least time between two looks at the service, and most while nothing changes and somebody waits."""
 OVERLAP_S = 6.0
 _SITE_S = 30.0
-_EVENTS_OF = 400  # jobs, in one request: the address of a request has 8 kB at most behind many a proxy
 _STATES = ("", "JOB_FINISHED", "FAILED", "RUNNING", "PREPROCESSED", "STAGED_IN", "RESTART_READY", "RUN_DONE",
            "AWAITING_PARENTS", "READY", "RUN_ERROR", "RUN_TIMEOUT", "POSTPROCESSED", "STAGED_OUT")  # fmt: skip
 
@@ -165,15 +164,15 @@ class Changes:
         elif left and (changed or self._turn % 4 == 0 or queue.any_live(self._store.con)):
             changed += queue.read(self._rest, self._store, self._site, patience, self._turn)
             left -= 1
-        if left and self._turn % 2 == 0 and transfers.may_have_failed(self._store.con):
-            changed += transfers.fail(self._rest, self._store, self._site)
+        if left and self._turn % 2 == 0 and (states := transfers.waiting(self._store.con)):
+            changed += transfers.fail(self._rest, self._store, self._site, states[self._turn // 2 % len(states)])
             left -= 1
         if left and (self._suspect or self._turn % 2):
             self._compare(patience)
             left -= 1
-        if left and (pending := mirror.untold(self._store.con, _EVENTS_OF)):
+        if left and (pending := mirror.untold(self._store.con, IDS)):
             changed += self._tell(pending, patience)
-            self._behind = self._behind or len(pending) == _EVENTS_OF
+            self._behind = self._behind or len(pending) == IDS
         return changed + self._settle()
 
     def _changed_jobs(self, patience: float) -> tuple[int, int]:
@@ -205,20 +204,18 @@ class Changes:
         self.learn_apps(news)
         # Few: their events come along, so that what is told of them is whole at once.
         ids = [row["id"] for row in news if row["state"] not in ("STAGED_IN", "AWAITING_PARENTS", "READY")]
-        events = by_job(self._events(ids)) if 0 < len(ids) <= _EVENTS_OF else {}
+        events = by_job(self._events(ids)) if 0 < len(ids) <= IDS else {}
         with self._store.transaction() as con:
             apply = Apply(con, time.time())
             apply.jobs(news, events)
             apply.done()
         left = 1 if events else 2
         elsewhere = [row for row in news if row["id"] not in before]
-        return apply.changed, left - transfers.learn(self._rest, self._store, self._site, elsewhere)
+        return apply.changed, max(0, left - transfers.learn(self._rest, self._store, self._site, elsewhere))
 
     def _events(self, ids: Iterable[int], patience: float = 0.0) -> list[dict[str, Any]]:
         wanted = [("job_id", one) for one in ids]
-        return self._rest.page("/events/", [*wanted, ("limit", 20 * _EVENTS_OF), ("ordering", "timestamp")], patience)[
-            1
-        ]
+        return self._rest.page("/events/", [*wanted, ("limit", 20 * IDS), ("ordering", "timestamp")], patience)[1]
 
     def _tell(self, ids: list[int], patience: float) -> int:
         events = by_job(self._events(ids, patience))
@@ -231,9 +228,9 @@ class Changes:
         """Read the events of these jobs, as far as they were not: somebody asks for times and errors."""
         wanted = [*ids]
         try:
-            while pending := mirror.untold(self._store.con, _EVENTS_OF, wanted):
+            while pending := mirror.untold(self._store.con, IDS, wanted):
                 self._tell(pending, 0.0)
-                wanted = [one for one in wanted if one not in set(pending)] if len(pending) == _EVENTS_OF else []
+                wanted = [one for one in wanted if one not in set(pending)] if len(pending) == IDS else []
         except (NoAnswer, NotSignedIn):
             return  # the next look says so
 

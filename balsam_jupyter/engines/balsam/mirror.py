@@ -132,6 +132,16 @@ def rows(con: sqlite3.Connection, ensemble: str, generation: int) -> int:
     return int(con.execute(query, (ensemble, generation)).fetchone()[0])
 
 
+def of_apps(con: sqlite3.Connection, apps: Iterable[int], ids: Iterable[int]) -> list[int]:
+    """Those of these jobs that are of one of these apps."""
+    rows = con.execute(
+        """SELECT job.id FROM job JOIN spec ON spec.id = spec_id
+           WHERE app_id IN (SELECT value FROM json_each(?)) AND job.id IN (SELECT value FROM json_each(?))""",
+        (json.dumps([*apps]), json.dumps([*ids])),
+    )
+    return [job_id for (job_id,) in rows]
+
+
 def untold(con: sqlite3.Connection, most: int, ids: Iterable[int] | None = None) -> list[int]:
     """Jobs whose events were not read since they changed, those asked for least often first."""
     some = "" if ids is None else "AND job_id IN (SELECT value FROM json_each(?))"

@@ -6,10 +6,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import httpx
 
@@ -23,10 +24,20 @@ PATIENCE_S = 4.0
 """How long a request that may be repeated is repeated while the service does not answer."""
 PAGE = 5_000
 """Rows of one answer, and jobs of one submission (the service's limit)."""
+IDS = 400
+"""Ids in the address of a request, which has 8 kB at most behind many a proxy."""
 _KEPT_S = 4.0  # uvicorn, as it is shipped, drops a connection that was idle for 5 s
 _AGAIN = frozenset({429, 500, 502, 503, 504})
 
 Params = Sequence[tuple[str, Any]]
+T = TypeVar("T")
+
+
+def parts(items: Iterable[T], most: int) -> Iterator[list[T]]:
+    """What goes into one request each: so many items at most."""
+    stream = iter(items)
+    while part := list(islice(stream, most)):
+        yield part
 
 
 class LostAnswer(NoAnswer):

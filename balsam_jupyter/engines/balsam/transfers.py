@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any
 
 from ..embedded.store.schema import DUE
-from .mirror import Mirror
-from .rest import PAGE, Rest
+from .mirror import Mirror, of_apps
+from .rest import IDS, PAGE, Rest, parts
 
 _STAGE = {"READY": "in", "POSTPROCESSED": "out"}  # in which state a job waits for which files
-_AT_ONCE = 400  # ids in the address of a request
 
 Slots = Mapping[int, Mapping[tuple[str, str], list[str]]]
 """By app: the names of its slots by direction and path; several may have the same."""
@@ -36,14 +36,12 @@ def learn(rest: Rest, store: Mirror, site_id: int, rows: Iterable[Mapping[str, A
     apps = {row["id"]: row["app_id"] for row in rows or () if row["app_id"] in known}
     if not known or (rows is not None and not apps):
         return 0
-    items: list[dict[str, Any]] = []
-    if 0 < len(apps) <= _AT_ONCE:
-        _, items = rest.page("/transfers/", [*(("job_id", number) for number in apps), ("limit", 20 * PAGE)])
+    if 0 < len(apps) <= IDS:
+        pages = [rest.page("/transfers/", [*(("job_id", number) for number in apps), ("limit", 20 * PAGE)])[1]]
     else:
-        for page in rest.all("/transfers/", [("site_id", site_id)]):
-            items += page
-    _keep(store, known, items)
-    return 1
+        pages = [*rest.all("/transfers/", [("site_id", site_id)])]
+    _keep(store, known, chain.from_iterable(pages))
+    return len(pages)
 
 
 def _keep(store: Mirror, known: Slots, items: Iterable[Mapping[str, Any]]) -> None:
@@ -65,35 +63,36 @@ def _keep(store: Mirror, known: Slots, items: Iterable[Mapping[str, Any]]) -> No
             con.execute("UPDATE job SET transfers = ? WHERE id = ?", (json.dumps(given), job_id))
 
 
-def may_have_failed(con: sqlite3.Connection) -> bool:
-    """Whether any of our jobs waits for files."""
-    waits = f"SELECT 1 FROM job WHERE {DUE} AND state IN ('READY', 'POSTPROCESSED') LIMIT 1"
-    return con.execute(waits).fetchone() is not None and bool(slots(con))
+def waiting(con: sqlite3.Connection) -> list[str]:
+    """The states in which jobs wait for files now."""
+    due = f"SELECT 1 FROM job WHERE {DUE} AND state = ? LIMIT 1"
+    return [state for state in _STAGE if con.execute(due, (state,)).fetchone()] if slots(con) else []
 
 
-def fail(rest: Rest, store: Mirror, site_id: int) -> int:
-    """End the jobs whose files could not be moved, which the service would leave as they are for ever.
+def fail(rest: Rest, store: Mirror, site_id: int, state: str) -> int:
+    """End our jobs in this state whose files could not be moved; the service would leave them as they are for ever.
 
     Returns
     -------
     int
         How many were ended.
     """
-    _, items = rest.page("/transfers/", [("site_id", site_id), ("state", "error"), ("limit", PAGE)])
+    stage = _STAGE[state]
+    failed = [("state", "error"), ("direction", stage), ("job_state", state)]
+    _, items = rest.page("/transfers/", [("site_id", site_id), *failed, ("limit", PAGE)])
     if not items:
         return 0
     known = slots(store.con)
-    jobs = store.con.execute(
-        """SELECT job.id, state, app_id FROM job JOIN spec ON spec.id = spec_id JOIN remote ON job_id = job.id
-           WHERE state IN ('READY', 'POSTPROCESSED') AND remote.tags LIKE '%bj_batch%'
-               AND job.id IN (SELECT value FROM json_each(?))""",
+    ours = store.con.execute(
+        """SELECT job.id, app_id FROM job JOIN spec ON spec.id = spec_id JOIN remote ON job_id = job.id
+           WHERE remote.tags LIKE '%bj_batch%' AND job.id IN (SELECT value FROM json_each(?))""",
         (json.dumps([item["job_id"] for item in items]),),
     )
-    waiting = {job_id: (_STAGE[state], known.get(app, {})) for job_id, state, app in jobs}
+    app_of = dict(ours.fetchall())
     why: dict[int, str] = {}
     for item in items:
-        stage, names = waiting.get(item["job_id"], ("", {}))
-        if item["direction"] == stage:
+        if item["job_id"] in app_of:
+            names = known.get(app_of[item["job_id"]], {})
             [slot, *_] = names.get((stage, str(PurePosixPath(item["local_path"]))), [item["local_path"]])
             place = f"{item['location_alias']}:{item['remote_path']}"
             why.setdefault(item["job_id"], f"Stage {stage} of {slot!r} ({place}): {_reason(item['transfer_info'])}")
@@ -122,14 +121,9 @@ def again(rest: Rest, con: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
     known = slots(con)
     if not known:
         return set()
-    marks = ",".join(map(str, known))
-    query = f"""SELECT job.id FROM job JOIN spec ON spec.id = spec_id
-        WHERE app_id IN ({marks}) AND job.id IN (SELECT value FROM json_each(?))"""
-    moving = [number for (number,) in con.execute(query, (json.dumps([*ids]),))]
     wait: set[int] = set()
-    for at in range(0, len(moving), _AT_ONCE):
-        some = [("job_id", number) for number in moving[at : at + _AT_ONCE]]
-        _, items = rest.page("/transfers/", [*some, ("limit", 20 * PAGE)])
+    for part in parts(of_apps(con, known, ids), IDS):
+        _, items = rest.page("/transfers/", [*(("job_id", number) for number in part), ("limit", 20 * PAGE)])
         new = {item["id"]: "awaiting_job" for item in items if item["direction"] == "out"}
         for item in items:
             if item["direction"] == "in" and item["state"] != "done":
