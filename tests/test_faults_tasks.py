@@ -170,12 +170,13 @@ def test_a_warm_process_killed_fails_its_task_alone(engine, tmp_path):
 def test_a_task_whose_launchers_die_fails_after_three(engine, tmp_path):
     """It ends every launcher that has begun work; the rest of the sweep finishes, a long task beside it too."""
     witness = tmp_path / "witness"
-    witness_sweep(engine, witness, 1, 8)
+    [long] = witness_sweep(engine, witness, 1, 8)
+    allocate(engine)
+    wait_until(engine, lambda: job(engine, long).state == "RUNNING")  # of two, the one that began last is blamed
     script = tmp_path / "killer.py"
     script.write_text(KILLER)
     [bad] = submit(engine, shell_app(engine, f"{sys.executable} {script} {engine.path}", app="Killer"))
     witness_sweep(engine, witness, range(1, 21), 0.05)
-    allocate(engine)
     wait_until(engine, lambda: ends(engine) == 22, 90)
     assert engine.count(Query()) == {"JOB_FINISHED": 21, "FAILED": 1}
     assert job(engine, bad).state == "FAILED" and "launcher died 3 times" in job(engine, bad).error
