@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
 import sys
@@ -21,15 +19,10 @@ from balsam_jupyter.codec import encode
 from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.models import EnsembleRecord, JobCommon, JobSpec, Query
 
+from .command import COMMAND, at_terminal, environment
 from .engine_site import allocate, ended, job, shell_app, submit, wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-m", "balsam_jupyter.cli"]
 Cli = Callable[..., Result]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
 
 
 def terminal(*words: str, cwd: Path, code: int = 0, **more: str) -> str:
@@ -126,19 +119,7 @@ def test_help_is_quick_and_imports_little(home: Path) -> None:
 def test_at_a_terminal_lists_are_tables_with_colours(engine: EmbeddedEngine) -> None:
     submit(engine, shell_app(engine, "echo"))
     engine.update(Query(), "USER_KILLED")
-    mine, theirs = pty.openpty()
-    env = environment(TERM="xterm-256color", COLUMNS="150")
-    process = subprocess.Popen([*COMMAND, "job", "ls"], cwd=engine.path, env=env, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(mine, 4096):
-            shown += piece
-    except OSError:  # Linux says so when the other end is closed
-        pass
-    os.close(mine)
-    assert process.wait() == 0
-    text = shown.decode()
+    text = at_terminal("job", "ls", cwd=engine.path, TERM="xterm-256color", COLUMNS="150")
     assert "─" in text and "\x1b[33mUSER_KILLED" in text and "lone/1" in text and "\t" not in text
 
 

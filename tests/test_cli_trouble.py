@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +19,10 @@ from balsam_jupyter.engines.embedded import EmbeddedEngine
 from balsam_jupyter.errors import BadInput
 from balsam_jupyter.models import EnsembleRecord, JobCommon, JobSpec, Query
 
+from .command import COMMAND, at_terminal, environment
 from .engine_site import allocate, finished, job, python_app, shell_app, submit, wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-m", "balsam_jupyter.cli"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
-
-
-def at_terminal(*words: str, cwd: Path, width: int = 80) -> list[str]:
-    """The lines a command shows in a terminal of that width."""
-    mine, theirs = pty.openpty()
-    env = environment(TERM="dumb", COLUMNS=str(width))
-    process = subprocess.Popen([*COMMAND, *words], cwd=cwd, env=env, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(mine, 4096):
-            shown += piece
-    except OSError:  # Linux says so when the other end is closed
-        pass
-    os.close(mine)
-    assert process.wait() == 0
-    return shown.decode().splitlines()
+NARROW = {"TERM": "dumb", "COLUMNS": "80"}
 
 
 def run(*words: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -66,17 +43,17 @@ def test_rows_take_one_line_in_eighty_columns(engine: EmbeddedEngine) -> None:
         (JobSpec(shared, encode({}), key=bytes(15) + bytes([n])) for n in range(3)),
         EnsembleRecord("whoami-ecea9e1c", "whoami"),
     )
-    lines = at_terminal("job", "ls", cwd=engine.path)
+    lines = at_terminal("job", "ls", cwd=engine.path, **NARROW).splitlines()
     rows = [line for line in lines if "PREPROCESSED" in line]
     assert [line.split()[:5] for line in rows] == [
         [str(n + 1), "whoami", "PREPROCESSED", "whoami-ecea9e1c", str(n)] for n in range(3)
     ]
     assert all(len(line.rstrip()) <= 80 for line in lines) and len(lines) == 2 + len(rows) + 1
     assert "no room for tags" in lines[-1] and lines[-1].endswith("--wide")
-    wide = at_terminal("job", "ls", "--wide", cwd=engine.path)
+    wide = at_terminal("job", "ls", "--wide", cwd=engine.path, **NARROW).splitlines()
     assert sum("x" * 100 in line and "whoami-ecea9e1c/" in line for line in wide) == 3
     allocate(engine, filter_tags={"study": "x" * 100}, project="a-project-of-many", queue="local")
-    assert sum("running" in line for line in at_terminal("queue", "ls", cwd=engine.path)) == 1
+    assert sum("running" in line for line in at_terminal("queue", "ls", cwd=engine.path, **NARROW).splitlines()) == 1
 
 
 def test_which_columns_fit() -> None:

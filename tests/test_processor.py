@@ -11,27 +11,11 @@ from pathlib import Path
 import pytest
 
 from balsam_jupyter import ApplicationDefinition, BalsamExecutor, BatchJob, Job, Site
-from balsam_jupyter.api import EventLog
 from balsam_jupyter.monitor import snapshot
 from balsam_jupyter.status import explain
 
+from .one_job import BEFORE, RAN, SOON, path, run
 from .processes import is_running, launchers, marked, processors
-
-SOON = 60.0
-BEFORE = ["CREATED", "READY", "STAGED_IN", "PREPROCESSED"]
-RAN = ["RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "JOB_FINISHED"]
-
-
-def run(exctr: BalsamExecutor, app: type, args: dict | None = None, **fields) -> Job:
-    """The job of one task, when it has ended."""
-    exctr.register_app(app)
-    task = exctr.submit(app_name=app.__name__, app_args=args or {}, **fields)
-    task.wait(SOON)
-    return task.process
-
-
-def path(job: Job) -> list[str]:
-    return [event.to_state for event in EventLog.objects.filter(job_id=job.id)]
 
 
 def seen(site: Site, holds: Callable[[], object]) -> None:
