@@ -143,6 +143,10 @@ def test_what_a_revoked_allocation_ran_is_ready_again(
     assert len(slurm_site.slurm.queue()) == 1
     assert exctr.revoke_allocation(allocation, timeout=60)
     assert slurm_site.slurm.queue() == []
-    wait_until(lambda: engine.count(rows) == {"RESTART_READY": 4}, "they are ready to run again", timeout=30)
+
+    def instead() -> object:
+        return engine.count(rows), [(job["state"], job["last_update"]) for job in slurm_site.jobs()[-4:]]
+
+    wait_until(lambda: engine.count(rows) == {"RESTART_READY": 4}, "they are ready to run again", instead=instead)
     assert ens.kill() == 4
     assert ens.counts()["USER_KILLED"] == 4

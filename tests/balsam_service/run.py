@@ -81,10 +81,16 @@ class Run:
         assert self.keeper.wait(10) == 0
 
 
-def wait_until(holds: Callable[[], object], what: str, process: Any = None, timeout: float = 30.0) -> None:
-    """Look every 20 ms whether it holds; `process` is what must not end meanwhile."""
+def wait_until(
+    holds: Callable[[], object],
+    what: str,
+    process: Any = None,
+    timeout: float = 30.0,
+    instead: Callable[[], object] = lambda: "",
+) -> None:
+    """Look every 20 ms whether it holds; `process` is what must not end meanwhile, `instead` what to tell if not."""
     deadline = time.monotonic() + timeout
     while not holds():
         assert process is None or process.poll() is None, f"{what}: the process ended with {process.returncode}"
-        assert time.monotonic() < deadline, f"{what}: not within {timeout} s"
+        assert time.monotonic() < deadline, f"{what}: not within {timeout} s {instead()}"
         time.sleep(0.02)
