@@ -5,20 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import traitlets
 
 from ..monitor import Snapshot
-from .live import Answer, Live, module
+from .live import Answer, Live, module, style
 from .palette import COLOURS, DARK
 from .wire import Wire, allocations_of, whole
 
 WHOLE_S = 2.0
 """A message holds all bins at least this often: a page may have missed one, and cannot ask while a cell runs."""
 _PATIENT_S = 60.0
-_STYLES = Path(__file__).parent / "esm"
 
 
 class Dashboard(Live):
@@ -37,7 +35,7 @@ class Dashboard(Live):
     """
 
     _esm = module("dashboard.js")
-    _css: ClassVar[str] = "\n".join((_STYLES / name).read_text() for name in ("dashboard.css", "tasks.css"))
+    _css: ClassVar[str] = style("dashboard.css", "tasks.css")
     start = traitlets.Dict().tag(sync=True)
 
     def __init__(

@@ -72,6 +72,7 @@ class Pair:
             f"{picture}:has(+ {OUTPUT} {alive}){{display:none}}"
             f"{picture} + {OUTPUT}:has(.jupyter-widgets):not(:has({alive})){{display:none}}"
             f".cell_container:has({alive}) {alive}-picture{{display:none}}"  # VS Code
+            f".cell_container:has({alive}-picture) .output:has(.no-renderer-error){{display:none}}"
         )
         html = f'<div class="{self._id}-picture"><style>{style}</style>{self._bundle["text/html"]}</div>'
         return {**self._bundle, "text/html": html}

@@ -43,6 +43,11 @@ def module(name: str) -> str:
     return "\n".join(text if file == name else _EXPORT.sub("", text) for file, text in texts.items())
 
 
+def style(*names: str) -> str:
+    """Style sheets of ``esm/`` as one text, with what makes them follow VS Code's theme."""
+    return "\n".join((_ESM / name).read_text() for name in (*names, "vscode.css"))
+
+
 class Live(anywidget.AnyWidget):
     """The Python side of a view; subclasses name their module with ``_esm`` and their style with ``_css``.
 

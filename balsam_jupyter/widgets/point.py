@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import traitlets
@@ -14,7 +13,7 @@ from ..failures import no_log, printable
 from ..models import TASK_STATE, EnsembleRecord, JobRow, Query
 from ..tables import last_lines
 from .columns import shown
-from .live import Live, module
+from .live import Live, module, style
 from .palette import COLOURS
 from .static import duration
 
@@ -37,7 +36,7 @@ class Point(Live):
     """
 
     _esm = module("point.js")
-    _css = (Path(__file__).parent / "esm" / "point.css").read_text()
+    _css = style("point.css")
     told = traitlets.Unicode().tag(sync=True)  # type: ignore[no-untyped-call, unused-ignore]
     """What the plot shows, in words."""
 

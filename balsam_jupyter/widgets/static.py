@@ -19,11 +19,12 @@ _SHOWN = 5
 
 # While the live view below it is there, the static one is hidden; and once that is gone with its kernel, what the page
 # says of it ("model not found") is. A notebook that is not trusted drops the style, and with it shows no live view.
-# VS Code has all outputs of a cell in one container, in no certain order.
+# VS Code has all outputs of a cell in one container, in no certain order, and other words for "model not found".
 STYLE = (
     "<style>.jp-OutputArea-child:has(.bj-still):has(+ .jp-OutputArea-child .bj-live){display:none!important}"
     ".jp-OutputArea-child:has(.bj-still) + .jp-OutputArea-child .jupyter-widgets:not(:has(*)){display:none!important}"
     ".cell_container:has(.bj-live) .bj-still{display:none}"
+    ".cell_container:has(.bj-still) .output:has(.no-renderer-error){display:none}"
     "</style>"
 )
 

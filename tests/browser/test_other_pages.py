@@ -11,7 +11,10 @@ import pytest
 from lab import Browser
 
 from balsam_jupyter import BalsamExecutor, Site
+from balsam_jupyter.widgets.dashboard import Dashboard
 from balsam_jupyter.widgets.display import Pair
+from balsam_jupyter.widgets.forms.form import FormView
+from balsam_jupyter.widgets.point import Point
 from balsam_jupyter.widgets.watch import View
 from tests.test_magics import plain_ipython
 
@@ -34,6 +37,42 @@ def test_the_picture_of_a_watch_is_hidden_while_it_lives(browser: Browser, site:
     assert shown(browser, ".bj-still", picture)
     assert not shown(browser, ".bj-still", picture, live)
     assert not shown(browser, ".bj-still", live, picture)
+
+
+def test_what_is_said_of_a_view_that_is_gone_is_hidden_below_its_picture(
+    browser: Browser, site: Site, exctr: BalsamExecutor
+) -> None:
+    picture = View(site)._repr_mimebundle_()["text/html"]
+    error = '<div class="no-renderer-error">Could not render content</div>'
+    assert not shown(browser, ".no-renderer-error", picture, error)
+    assert shown(browser, ".no-renderer-error", error)
+
+
+@pytest.mark.parametrize(
+    ("css", "element"),
+    [
+        (Dashboard._css, "bj-dash bj-live"),
+        (FormView._css, "bjf bj-live"),
+        (Point._css, "balsam-plot"),
+    ],
+)
+def test_views_follow_the_theme(browser: Browser, css: str, element: str) -> None:
+    """VS Code has white below all widgets, and of JupyterLab's variables those of its light theme."""
+    page = browser.page()
+    try:
+        page.set_content(
+            f"""<style>:root {{ --vscode-foreground: rgb(200, 201, 202); --jp-content-font-color1: black;
+                --jp-ui-font-color1: black; }}
+            .cell-output-ipywidget-background {{ background: white !important; }}</style><style>{css}</style>
+            <body data-vscode-theme-kind="vscode-dark"><div class="cell-output-ipywidget-background">
+            <div class="{element}">live</div></div>"""
+        )
+        live = page.locator(f".{element.split()[0]}")
+        assert live.evaluate("one => getComputedStyle(one).color") == "rgb(200, 201, 202)"
+        ground = live.evaluate("one => getComputedStyle(one.parentElement).backgroundColor")
+        assert ground == "rgba(0, 0, 0, 0)"
+    finally:
+        page.close()
 
 
 def test_the_picture_of_a_plot_is_hidden_while_it_lives(

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import cells
-from ..live import Live, module
+from ..live import Live, module, style
 from ..static import STYLE
 from .models import AllocationModel, Answer, Form, State, SweepModel
 
 if TYPE_CHECKING:
     from ...executor import BalsamExecutor
 
-_ESM = Path(__file__).parent.parent / "esm"
 _KEPT = 20
 """So many submissions stay in the copy."""
 
@@ -30,7 +29,7 @@ class FormView(Live):
     """
 
     _esm: ClassVar[str | Path] = module("forms.js")
-    _css: ClassVar[str | Path] = (_ESM / "forms.css").read_text()
+    _css: ClassVar[str] = style("forms.css")
 
     def __init__(self, form: Form, line: str) -> None:
         super().__init__({"open": form.open, "read": form.read, "estimate": form.estimate, "submit": self._submit})
