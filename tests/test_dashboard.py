@@ -198,8 +198,11 @@ import {{ connect }} from "./esm/link.js";
 import {{ short, span, timeTicks, valueTicks, whole }} from "./esm/format.js";
 const listeners = {{}};
 const state = follow({{ on: (kind, f) => (listeners[kind] = f), ask: () => Promise.reject() }}, {json.dumps(told)});
-const dead = {{ on: () => {{}}, send: () => {{ throw new Error("Cannot send"); }} }};
-const link = connect(dead);
+let sent = 0;
+const dying = {{ on: () => {{}}, send: () => {{ if ((sent += 1) > 1) throw new Error("Cannot send"); }} }};
+const link = connect(dying);
+const before = link.ask("page").catch((error) => error.message);
+const alive = link.gone();
 const waits = [];
 link.onWaiting((now) => waits.push(now));
 const gone = await link.ask("page").catch((error) => error.message);
@@ -208,7 +211,7 @@ const busy = Array.from(available(state).slice(0, state.bins));
 console.log(JSON.stringify({{
   states: STATES, bins: state.bins, most: Math.max(...busy),
   ended: throughput(state).reduce((sum, one) => sum + one * state.width, 0),
-  gone: [gone, waits], whole: whole(1234567), short: [short(0.0312), short(4.24), short(123.4), short(12345)],
+  gone: [alive, await before, gone, link.gone(), waits], whole: whole(1234567), short: [short(0.0312), short(4.24), short(123.4), short(12345)],
   span: [span(4), span(250), span(7500), span(1e5)],
   ticks: [valueTicks(800), valueTicks(1), valueTicks(0)], times: timeTicks(1000.2, 1060.2, 7).ticks.length,
 }}));
@@ -223,5 +226,6 @@ console.log(JSON.stringify({{
     assert round(said["ended"]) == grown(10).ended and said["most"] == 2
     assert said["whole"] == "1,234,567" and said["short"] == ["0.031", "4.24", "123", "12,345"]
     assert said["span"] == ["4 s", "4 min 10 s", "2 h 05 min", "1 d 3 h"]
-    assert said["gone"] == ["The kernel that showed this has gone. Run this cell again.", [False]]
+    lost = "The kernel that showed this has gone. Run this cell again."
+    assert said["gone"] == [False, lost, lost, True, [False]]  # nobody is said to wait any more
     assert said["ticks"] == [[0, 200, 400, 600, 800], [0, 0.5, 1], [0]] and 5 <= said["times"] <= 7

@@ -1,5 +1,5 @@
 // The dashboard of an ensemble or a site. It is told snapshots, and paints at most once a frame, while it can be seen.
-import { connect } from "./link.js";
+import { GONE, connect } from "./link.js";
 import { STATES, follow } from "./state.js";
 import { followTheme } from "./theme.js";
 import { mountCharts, readout } from "./chart.js";
@@ -96,7 +96,9 @@ function mountDashboard(el, model, state) {
     const silent = performance.now() - state.heardAt;
     const since = clock(Date.now() / 1000 - silent / 1000, 60);
     let said = "";
-    if (state.now.error) {
+    if (link.gone()) {
+      said = GONE;
+    } else if (state.now.error) {
       said = `The site has not answered for ${span(state.now.age)}: ${state.now.error}. It is asked again.`;
     } else if (!state.quiet() && silent > SILENCE_MS) {
       said = `No news since ${since}. If the kernel was restarted, run this cell again.`;

@@ -1,11 +1,14 @@
 // The page's side of a Live widget: asks the kernel, and is told what it pushes.
 
+export const GONE = "The kernel that showed this has gone. Run this cell again.";
+
 /**
  * One link for each model; its views share it.
  *   ask(what, arguments, {quiet}) → promise of the answer; it waits while a cell runs, as all that the kernel is asked.
  *     That nobody waits for a quiet one is not said.
  *   on(kind, listener(value, buffers)) → function that takes the listener out.
  *   onWaiting(listener(boolean)): whether some question has waited for more than half a second.
+ *   gone(): whether the kernel that showed this is known to have gone; VS Code leaves the view where it was.
  */
 export function connect(model) {
   let last = 0;
@@ -13,12 +16,20 @@ export function connect(model) {
   const listeners = new Map();
   const waitingListeners = new Set();
   let timer = null;
+  let gone = false;
 
   const settle = () => {
     if ([...open.values()].some((question) => !question.quiet)) return;
     clearTimeout(timer);
     timer = null;
     for (const listener of waitingListeners) listener(false);
+  };
+
+  const lose = () => {
+    gone = true;
+    for (const question of open.values()) question.reject(new Error(GONE));
+    open.clear();
+    settle();
   };
 
   model.on("msg:custom", (message, buffers) => {
@@ -44,9 +55,7 @@ export function connect(model) {
         try {
           model.send({ ask: number, what, arguments: args });
         } catch {
-          open.delete(number);
-          settle();
-          reject(new Error("The kernel that showed this has gone. Run this cell again."));
+          lose();
         }
       });
     },
@@ -55,6 +64,7 @@ export function connect(model) {
       listeners.get(kind).add(listener);
       return () => listeners.get(kind).delete(listener);
     },
+    gone: () => gone,
     onWaiting(listener) {
       waitingListeners.add(listener);
       return () => waitingListeners.delete(listener);
