@@ -211,7 +211,8 @@ const busy = Array.from(available(state).slice(0, state.bins));
 console.log(JSON.stringify({{
   states: STATES, bins: state.bins, most: Math.max(...busy),
   ended: throughput(state).reduce((sum, one) => sum + one * state.width, 0),
-  gone: [alive, await before, gone, link.gone(), waits], whole: whole(1234567), short: [short(0.0312), short(4.24), short(123.4), short(12345)],
+  gone: [alive, await before, gone, link.gone(), waits],
+  whole: whole(1234567), short: [short(0.0312), short(4.24), short(123.4), short(12345)],
   span: [span(4), span(250), span(7500), span(1e5)],
   ticks: [valueTicks(800), valueTicks(1), valueTicks(0)], times: timeTicks(1000.2, 1060.2, 7).ticks.length,
 }}));
