@@ -29,7 +29,7 @@ class Snapshot:
 
     `counts` are by task state; `rate` is in tasks ended per second and `remaining_s` in seconds (None:
     unknown); `age_s` is how long ago the engine last answered, with the reason in `error` if it does not.
-    `generation` is that of the ensemble.
+    `generation` is that of the ensemble; `gone` says that none is called so any more: it was renamed or deleted.
     """
 
     ensemble: str
@@ -42,6 +42,7 @@ class Snapshot:
     age_s: float = 0.0
     error: str = ""
     generation: int | None = None
+    gone: bool = False
 
     @property
     def total(self) -> int:
@@ -56,7 +57,7 @@ class Snapshot:
     @property
     def done(self) -> bool:
         """Whether no task is left to run (and the engine said so just now); never of a site, which may get more."""
-        return bool(self.ensemble) and self.ended == self.total and not self.error
+        return bool(self.ensemble) and (self.ended == self.total or self.gone) and not self.error
 
 
 class Tracker:
@@ -77,6 +78,7 @@ class Tracker:
         self.wanted = generation
         self.since = since
         self.begun = False
+        self.gone = False
         self._running = Running()
         self._seq = -1
         self._cursor = ""
@@ -126,6 +128,10 @@ class Tracker:
         """Begin (again) with all that was up to now."""
         with self._lock:
             past = self.engine.timeline.past(self.ensemble, self.wanted, BINS, WIDTH, self.since)
+            self.gone = bool(self.ensemble) and past.start is None and not self.engine.ensembles(self.ensemble)
+            if self.gone and self.begun:  # the last that is known of it stays
+                self._cursor, self._seq = past.cursor, past.seq
+                return
             history = History(past.width, past.start)
             for step in past.steps:
                 history.step(step)
@@ -144,9 +150,9 @@ class Tracker:
     def finished(self) -> bool:
         """Whether no task is left to run: if events say so, the tasks are counted, lest a view stops too early."""
         with self._lock:
-            if not self.ensemble or self._left():
+            if not self.ensemble or (self._left() and not self.gone):
                 return False
-            if self._confirmed == self._seq:
+            if self._confirmed == self._seq or self.gone:
                 return True
             stored = self.engine.count(Query(ensemble=self.ensemble, generation=self.generation))
             if _by_task_state(stored) != self.history.counts():
@@ -154,7 +160,7 @@ class Tracker:
                     return False
                 self.restart()
             self._confirmed = self._seq
-            return not self._left()
+            return self.gone or not self._left()
 
     def snapshot(self, allocations: list[Allocation], age_s: float = 0.0, error: str = "") -> Snapshot:
         """The tasks as far as they were read."""
@@ -165,7 +171,9 @@ class Tracker:
             seen = self._seen_rate(time.monotonic(), sum(series.ended))
         rate = (seen or _rate(series, now)) if left else None
         remaining = left / rate if rate else None
-        return Snapshot(self.ensemble, counts, series, now, allocations, rate, remaining, age_s, error, self.generation)
+        return Snapshot(
+            self.ensemble, counts, series, now, allocations, rate, remaining, age_s, error, self.generation, self.gone
+        )
 
     def _seen_rate(self, now: float, ended: int) -> float | None:
         """Tasks ended per second, as it was seen lately; None where too few ended."""

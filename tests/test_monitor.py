@@ -17,6 +17,7 @@ from balsam_jupyter import ApplicationDefinition, BalsamExecutor, Monitor, Site,
 from balsam_jupyter.history import BINS, History, Ranges, apply
 from balsam_jupyter.models import TASK_STATES, EventRow, Events, Query
 from balsam_jupyter.monitor import Snapshot, snapshot
+from balsam_jupyter.widgets import static
 
 BORN = ("", "CREATED", "READY", "STAGED_IN", "PREPROCESSED")
 RAN = ("RUNNING", "RUN_DONE", "POSTPROCESSED", "STAGED_OUT", "JOB_FINISHED")
@@ -228,6 +229,22 @@ def test_rows_added_and_deleted_while_it_watches(sleepy: BalsamExecutor, site: S
     assert site.engine.delete(Query(ids=(added.tasks()[0].id,))) == 1
     assert until(told, lambda snap: snap.total == 3).counts["WAITING"] == 3
     subscription.close()
+
+
+def test_an_ensemble_that_is_renamed_is_followed_to_its_end_and_said_to_be_gone(
+    sleepy: BalsamExecutor, site: Site
+) -> None:
+    ens = sleepy.submit_sweep("Sleepy", Sweep.grid(s=[0.1] * 6), "scan")
+    told: Told = queue.Queue()
+    Monitor.of(site.engine).watch("scan", told.put, period=0.1)
+    ens.rename("lines")
+    sleepy.submit_allocation("here", 1, 10, job_mode="serial")
+    last = until(told, lambda snap: snap.done)
+    assert (last.counts["FINISHED"], last.total, last.gone) == (6, 6, True)
+    assert static.text(last).endswith("6/6 done (6 FINISHED) · renamed or deleted since")
+    afterwards = snapshot(site.engine, "scan")  # who had not followed it knows no more than that
+    assert (afterwards.total, afterwards.done, afterwards.gone) == (0, True, True)
+    assert not snapshot(site.engine, "lines").gone and not snapshot(site.engine, "").gone
 
 
 def test_an_engine_that_fails_is_asked_again_and_the_views_know_its_age(

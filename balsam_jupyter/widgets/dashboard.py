@@ -61,7 +61,7 @@ class Dashboard(Live):
         with self._sending:
             self._told, self._failures = told, failures
             now = time.monotonic()
-            told_of = (told.counts, allocations_of(told.allocations), failures, told.error)
+            told_of = (told.counts, allocations_of(told.allocations), failures, told.error, told.gone)
             if told_of == self._told_of and told.ended == told.total:
                 return  # nothing goes on, so that nothing need be said: a kernel nobody uses should look so
             if not told.done and now - self._sent_at < self._pause(now, cell_runs):

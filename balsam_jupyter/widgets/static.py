@@ -61,6 +61,8 @@ def progress_line(snapshot: Snapshot) -> str:
     if left and not runs:
         waiting = [one for one in snapshot.allocations if one.state in ("queued", "pending_submission")]
         parts.append("allocation queued" if waiting else "no allocation runs")
+    if snapshot.gone:
+        parts.append("renamed or deleted since")
     if snapshot.error:
         parts.append(f"no answer for {duration(snapshot.age_s)}: {snapshot.error}")
     return " · ".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..api import Site
@@ -146,8 +147,7 @@ class LiveView(View):
                 self._subscription = None
             if self._picture is None:
                 return
-            self._last = self.snapshot
-            self._groups.look(self._last.counts["FAILED"], wait=True)
+            self._take(self.snapshot, wait=True)
             self._copy()
             self.forget()
 
@@ -246,13 +246,20 @@ class LiveView(View):
 
     def _follow(self, told: Snapshot) -> None:
         with self._lock:
-            self._last = told
+            self._take(told)
             if told.done:
                 self._subscription = None
-            self._groups.look(told.counts["FAILED"])
             self._draw()
             if self._places and (told.done or time.monotonic() - self._copied_at > STILL_S):
                 self._copy()
+
+    def _take(self, told: Snapshot, wait: bool = False) -> None:
+        """Show this snapshot from now on; of an ensemble of which nothing is known any more, the last there was."""
+        if told.gone and not told.total and self._last is not None:
+            self._last = replace(self._last, gone=True)
+        else:
+            self._last = told
+            self._groups.look(told.counts["FAILED"], wait=wait)
 
     def _grouped(self) -> None:
         with self._lock:

@@ -89,6 +89,7 @@ def numbers_of(told: Snapshot) -> Message:
         "age": told.age_s,
         "error": told.error,
         "done": told.done,
+        "gone": told.gone,
     }
 
 

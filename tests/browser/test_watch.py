@@ -148,6 +148,15 @@ def test_busy_kernel_is_said_and_the_picture_goes_on(open_notebook: Open) -> Non
     notebook.wait_until(f"{ENDED} === 400")
 
 
+def test_an_ensemble_that_is_renamed_keeps_its_last_picture(open_notebook: Open) -> None:
+    notebook = open_notebook(setup(12), WATCH, "ensemble.rename('lines')")
+    show(notebook, 0, 1)
+    notebook.wait_for(f"{LIVE} canvas")
+    notebook.run(2)
+    notebook.wait_until("/any more: it was renamed or deleted/.test(document.querySelector('.bj-live').innerText)")
+    assert ended(notebook) == 12
+
+
 def test_dashboard_of_the_site_is_narrow_and_reached_by_keys(open_notebook: Open, photograph: Photograph) -> None:
     notebook = open_notebook(setup(100), "exctr.dashboard()")
     show(notebook, 0, 1)

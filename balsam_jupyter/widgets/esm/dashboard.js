@@ -98,6 +98,8 @@ function mountDashboard(el, model, state) {
     let said = "";
     if (link.gone()) {
       said = GONE;
+    } else if (state.now.gone) {
+      said = `No ensemble is called ${title} any more: it was renamed or deleted.`;
     } else if (state.now.error) {
       said = `The site has not answered for ${span(state.now.age)}: ${state.now.error}. It is asked again.`;
     } else if (!state.quiet() && silent > SILENCE_MS) {
