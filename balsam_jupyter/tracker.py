@@ -150,9 +150,11 @@ class Tracker:
     def finished(self) -> bool:
         """Whether no task is left to run: if events say so, the tasks are counted, lest a view stops too early."""
         with self._lock:
-            if not self.ensemble or (self._left() and not self.gone):
+            if self.gone:
+                return True
+            if not self.ensemble or self._left():
                 return False
-            if self._confirmed == self._seq or self.gone:
+            if self._confirmed == self._seq:
                 return True
             stored = self.engine.count(Query(ensemble=self.ensemble, generation=self.generation))
             if _by_task_state(stored) != self.history.counts():

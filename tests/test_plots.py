@@ -19,14 +19,13 @@ from balsam_jupyter.errors import BadInput
 from balsam_jupyter.tables import Table
 from balsam_jupyter.widgets import figures
 from balsam_jupyter.widgets.columns import Axis, label
-from balsam_jupyter.widgets.drawing import Drawing, Heatmap, Parallel, Scatter, Series, shade_of
+from balsam_jupyter.widgets.drawing import Drawing, Heatmap, Parallel, Scatter, Series
 from balsam_jupyter.widgets.kinds import GRID, POINTS
 from balsam_jupyter.widgets.news import News
 from balsam_jupyter.widgets.plots import ResultPlot
 from balsam_jupyter.widgets.sample import read
 
 SVG = "{http://www.w3.org/2000/svg}"
-SHADED = {shade_of(at / 24) for at in range(25)}
 
 
 class Eos(ApplicationDefinition):

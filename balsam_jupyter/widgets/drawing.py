@@ -124,6 +124,11 @@ class Heatmap(Drawing):
     texts: list[list[str]] = field(default_factory=list)
 
 
+def along(number: float, low: float, high: float) -> float:
+    """How far along from `low` to `high` a number lies, from 0 to 1; the middle, where these are one."""
+    return (number - low) / (high - low) if high > low else 0.5
+
+
 def shade_of(share: float) -> str:
     """The colour at 0 … 1 along the scale."""
     at = min(max(share, 0.0), 1.0) * (len(SHADES) - 1)

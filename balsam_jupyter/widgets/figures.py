@@ -9,7 +9,7 @@ from typing import Any
 
 from ..failures import printable
 from .columns import Axis
-from .drawing import SHADES, Drawing, Heatmap, Parallel, Scatter, Series, shade_of
+from .drawing import SHADES, Drawing, Heatmap, Parallel, Scatter, Series, along, shade_of
 
 CHUNK = 250
 """Points of a trace: new points are in the last one, the others need not be sent again."""
@@ -196,8 +196,7 @@ def _by_shade(drawing: Parallel) -> list[Series]:
             continue
         bins: dict[int, Series] = {}
         for at, number in enumerate(series.shades):
-            share = (number - low) / (high - low) if high > low else 0.5
-            of = min(int(share * _BINS), _BINS - 1)
+            of = min(int(along(number, low, high) * _BINS), _BINS - 1)
             one = bins.setdefault(of, Series(f"\0{of}", shade_of((of + 0.5) / _BINS)))
             one.y.append(series.y[at])
             one.tasks.append(series.tasks[at])

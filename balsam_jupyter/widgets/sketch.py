@@ -9,7 +9,7 @@ from html import escape
 
 from ..failures import printable
 from .columns import Axis, Place
-from .drawing import Drawing, Heatmap, Parallel, Scatter, decades, shade_of, steps
+from .drawing import Drawing, Heatmap, Parallel, Scatter, along, decades, shade_of, steps
 from .kinds import said
 
 WIDTH, HEIGHT = 760, 400
@@ -130,11 +130,7 @@ def _dots(name: str, fill: str, places: list[str]) -> Iterator[str]:
 
 def _shade(number: float, low: float, high: float) -> str:
     """One of few colours along the scale."""
-    return shade_of(round(_part(number, low, high) * _SHADES) / _SHADES)
-
-
-def _part(number: float, low: float, high: float) -> float:
-    return (number - low) / (high - low) if high > low else 0.5
+    return shade_of(round(along(number, low, high) * _SHADES) / _SHADES)
 
 
 def _legend(drawing: Scatter | Parallel, low: float, high: float) -> Iterator[str]:

@@ -11,6 +11,7 @@ from ...models import EnsembleRecord
 from ..embedded.store import ensembles
 from ..embedded.store.directories import row_workdir
 from . import wire
+from .rest import parts
 
 _AT_ONCE = 500  # rows of a query with as many marks
 
@@ -80,7 +81,7 @@ class Membership:
             keys.setdefault(ensemble, []).append(key)
         found: dict[tuple[int, bytes], Holder] = {}
         for ensemble, ours in keys.items():
-            for some in (ours[at : at + _AT_ONCE] for at in range(0, len(ours), _AT_ONCE)):
+            for some in parts(ours, _AT_ONCE):
                 query = f"""SELECT key, job.id, tags, workdir, folder, row FROM job JOIN remote ON job_id = job.id
                     JOIN ensemble ON ensemble.id = ensemble_id
                     WHERE ensemble_id = ? AND key IN ({",".join("?" * len(some))})"""
